@@ -1,0 +1,292 @@
+"""One schema for the options of a sink, whichever way they come.
+
+The annotated keyword parameters of a class' ``__init__`` (and, where it takes ``**kwargs``, those of its bases) are the
+schema: the same names and types serve keyword arguments, ``dictConfig`` keys and URL query parameters. Values are
+checked by `msgspec.convert`. A class whose options come in a configuration object names the parameter and the object's class
+in ``config_option = ("config", ConfigClass)``: then the object's fields may stand beside the other options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, Union
+
+import msgspec
+
+from .errors import LogConfigurationError
+
+__all__ = ["Option", "check_options", "convert_option", "fold_config", "get_options", "parse_level"]
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One option of a sink class.
+
+    Attributes:
+        name: Its spelling, everywhere.
+        type: Its annotation, resolved.
+        required: True when it has no default.
+        default: Its default, where it has one.
+    """
+
+    name: str
+    type: Any
+    required: bool
+    default: Any = None
+
+
+_cache: dict[type, dict[str, Option]] = {}
+
+
+def get_options(target: type) -> dict[str, Option]:
+    """The options of a class by name, in the order of its parameters, its own before those of its bases."""
+    options = _cache.get(target)
+    if options is None:
+        options = _cache[target] = _read_options(target)
+    return options
+
+
+def _read_options(target: type) -> dict[str, Option]:
+    import inspect
+    import typing
+
+    options: dict[str, Option] = {}
+    for cls in target.__mro__:
+        init = cls.__dict__.get("__init__")
+        if init is None or cls is object:
+            continue
+        try:
+            hints = typing.get_type_hints(init)
+        except Exception:  # an annotation that only a type checker can resolve: the constructor checks it
+            hints = {}
+        passes_on = False
+        for parameter in list(inspect.signature(init).parameters.values())[1:]:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                passes_on = True
+            elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                required = parameter.default is parameter.empty
+                option = Option(
+                    parameter.name,
+                    _checkable(hints.get(parameter.name, Any)),
+                    required,
+                    None if required else parameter.default,
+                )
+                options.setdefault(parameter.name, option)
+        if not passes_on:
+            break
+    return options
+
+
+def _checkable(annotation: Any) -> Any:
+    parts = getattr(annotation, "__args__", ())
+    # pathlib is half as heavy as this whole package; where nobody has imported it, no annotation names it.
+    pathlib = sys.modules.get("pathlib")
+    if pathlib is not None and str in parts and pathlib.Path in parts:  # one has to go: text becomes a path
+        parts = tuple(part for part in parts if part is not str)
+        annotation = Union[parts]  # noqa: UP007 - built from a tuple
+    try:
+        msgspec.convert(msgspec.UNSET, annotation | msgspec.UnsetType)
+    except msgspec.ValidationError:
+        pass
+    except TypeError:  # a callable, a protocol, two custom types at once: the constructor checks it
+        return Any
+    return annotation
+
+
+def _from_foreign(wanted: type, value: Any) -> Any:
+    wanted = getattr(wanted, "__origin__", wanted)  # the class behind e.g. Callable[[str], int]
+    if hasattr(wanted, "__fspath__") and isinstance(value, str):
+        from pathlib import Path
+
+        return Path(value)
+    if isinstance(value, wanted):
+        return value
+    raise TypeError(f"Expected `{wanted.__name__}`, got `{type(value).__name__}`")
+
+
+def convert_option(value: Any, annotation: Any, *, lax: bool = False, path: str) -> Any:
+    """Check one value.
+
+    Args:
+        value: What was given.
+        annotation: The type that it has to have.
+        lax: Convert text as it comes from a URL: ``"10"`` to 10, ``"true"`` to True, ``"a,b"`` to a list.
+        path: Where the value stands, for the error.
+
+    Raises:
+        LogConfigurationError: It does not fit; the text names the path, what was found and what would be right.
+    """
+    try:
+        return msgspec.convert(value, annotation, strict=not lax, dec_hook=_from_foreign)
+    except msgspec.ValidationError as err:
+        if lax and isinstance(value, str):
+            try:
+                return msgspec.convert(value.split(","), annotation, strict=False, dec_hook=_from_foreign)
+            except msgspec.ValidationError:
+                pass
+        where, text = _explain(err, annotation, path)
+        raise LogConfigurationError(f"{where}: {text}" if where else text, details={"path": where}, cause=err) from err
+
+
+def _explain(err: msgspec.ValidationError, annotation: Any, path: str) -> tuple[str, str]:
+    """The path to what is wrong, and what would be right."""
+    text, _, inner = str(err).partition(" - at `$")
+    inner = inner.rstrip("`")
+    cause = err.__cause__
+    if isinstance(cause, LogConfigurationError):  # an object that checks itself
+        name = str(cause.details.get("path", ""))
+        text = str(cause).removeprefix(f"{name}: ")
+        inner = f"{inner}.{name}"
+    if text.startswith("Object missing required field"):
+        inner = f"{inner}.{text.split('`')[1]}"
+        text = "missing"
+    elif text.startswith("Object contains unknown field"):
+        name = text.split("`")[1]
+        text = f"there is no such field; {_hint(name, getattr(_at(annotation, inner), '__struct_fields__', ()))}"
+        inner = f"{inner}.{name}"
+    elif text.startswith("Invalid enum value") and (allowed := _choices(_at(annotation, inner))):
+        text = f"{text}; expected one of {', '.join(map(repr, allowed))}"
+    return (path + inner).strip("."), text
+
+
+def _at(annotation: Any, inner: str) -> Any:
+    """The annotation of what stands at a path inside of an object, e.g. ``.stream_output``."""
+    import typing
+
+    for name in inner.split(".")[1:]:
+        try:
+            annotation = typing.get_type_hints(annotation).get(name)
+        except Exception:  # not an object's path: a key or a position
+            return None
+    return annotation
+
+
+def _choices(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [member.value for member in annotation]
+    found: list[Any] = []
+    for part in getattr(annotation, "__args__", ()):
+        found += [part] if isinstance(part, (str, int)) else _choices(part)
+    return found
+
+
+def check_options(
+    target: type,
+    options: Mapping[str, Any],
+    *,
+    lax: bool = False,
+    path: str = "",
+    ignore: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Check the options of a sink class against the parameters of its constructor.
+
+    Args:
+        target: The class.
+        options: What was given.
+        lax: Convert text as it comes from a URL.
+        path: Where the options stand (e.g. ``sinks.main``), for errors.
+        ignore: Names of required parameters that may be missing.
+
+    Returns:
+        The options that were given, converted.
+
+    Raises:
+        LogConfigurationError: An option is unknown, missing, or has the wrong type.
+    """
+    known = get_options(target)
+    prefix = f"{path}." if path else ""
+    names = list(known)
+    config_name = ""
+    flat = False
+    config_option = getattr(target, "config_option", None)
+    if config_option is not None:
+        config_name, config_type = config_option
+        names += config_type.__struct_fields__
+        # Errors name what was written: the fields of an object that is made here have no object's name before theirs.
+        flat = config_name not in options
+        if flat and known[config_name].required:
+            options = {**options, config_name: {}}
+        options = fold_config(options, config_name, config_type)
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        option = known.get(name)
+        if option is None:
+            raise _unknown(name, names, prefix, target)
+        where = path if flat and name == config_name else prefix + name
+        checked[name] = convert_option(value, option.type, lax=lax, path=where)
+    for option in known.values():
+        if option.required and option.name not in checked and option.name not in ignore:
+            where = prefix + option.name
+            raise LogConfigurationError(
+                f"{where}: missing; {target.__name__} needs it", details={"path": where, "target": target.__name__}
+            )
+    return checked
+
+
+def fold_config(options: Mapping[str, Any], name: str, config_type: type[msgspec.Struct]) -> dict[str, Any]:
+    """Let the fields of a configuration object stand beside the other options, as they have to in a URL.
+
+    Args:
+        options: What was given, e.g. ``{"level": "DEBUG", "logger_name": "x"}``.
+        name: The option that takes the object, e.g. ``config``.
+        config_type: The object's class.
+
+    Returns:
+        The options with those fields moved into a mapping under ``name``, or into the object that was given there.
+        Where something else was given there, it stays as it is: for whoever checks it next.
+    """
+    fields = {key: value for key, value in options.items() if key in config_type.__struct_fields__}
+    if not fields:
+        return dict(options)
+    rest = {key: value for key, value in options.items() if key not in fields}
+    given = rest.get(name)
+    if isinstance(given, config_type):
+        given = msgspec.structs.asdict(given)
+    if given is None or isinstance(given, Mapping):
+        rest[name] = {**(given or {}), **fields}
+    return rest
+
+
+def _unknown(name: object, known: Sequence[str], prefix: str, target: type) -> LogConfigurationError:
+    return LogConfigurationError(
+        f"{prefix}{name}: {target.__name__} has no such option; {_hint(str(name), known)}",
+        details={"path": f"{prefix}{name}", "target": target.__name__},
+    )
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known) or 'none'}"
+
+
+def parse_level(value: int | str, *, path: str = "level") -> int:
+    """A level as a number.
+
+    Args:
+        value: A number, or the name of a level that `logging` knows, in any case.
+        path: Where the value stands, for the error.
+
+    Raises:
+        LogConfigurationError: It is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str):
+        import logging
+
+        text = value.strip()
+        if text.lstrip("-").isdigit():
+            return int(text)
+        number = logging.getLevelName(text.upper())
+        if isinstance(number, int):
+            return number
+        number = logging.getLevelName(text)
+        if isinstance(number, int):
+            return number
+    raise LogConfigurationError(
+        f"{path}: {value!r} is not a level; use a number or one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        details={"path": path},
+    )
