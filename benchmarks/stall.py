@@ -139,6 +139,8 @@ class TcpSink(AsyncioLogSink):
         """From now on."""
         self.is_frozen = True
         os.kill(self.server.pid, signal.SIGSTOP)
+        # A process that runs on the other processor goes on for a moment: it may still answer.
+        os.waitpid(self.server.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """The process goes on."""

@@ -11,13 +11,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import msgspec
 
 from .errors import LogConfigurationError
 
-__all__ = ["Option", "check_options", "convert_option", "fold_config", "get_options", "parse_level"]
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+__all__ = [
+    "Option",
+    "check_options",
+    "convert_option",
+    "fold_config",
+    "get_options",
+    "options_from_url",
+    "parse_level",
+    "require_extra",
+]
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -290,3 +302,68 @@ def parse_level(value: int | str, *, path: str = "level") -> int:
         f"{path}: {value!r} is not a level; use a number or one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
         details={"path": path},
     )
+
+
+def options_from_url(target: type, url: SplitResult, parts: Mapping[str, str]) -> dict[str, Any]:
+    """The options of a sink class that stand in a URL before its query.
+
+    Args:
+        target: The class.
+        url: The URL, split.
+        parts: Which option a part is; the keys are ``hostname``, ``port``, ``username``, ``password`` and ``path`` (without
+            its first slash). Several servers (``kafka://one:9092,two:9092``) are one part, ``netloc``.
+
+    Returns:
+        The options whose parts are there and not empty, their escapes resolved; a port is a number.
+
+    Raises:
+        LogConfigurationError: The URL has a part that is no option; the text quotes nothing of it.
+    """
+    from urllib.parse import unquote
+
+    found: dict[str, Any] = {}
+    netloc = url.netloc.rpartition("@")[2]
+    if "netloc" in parts:
+        given: dict[str, Any] = {"netloc": netloc}
+    else:
+        try:
+            given = {"hostname": url.hostname, "port": url.port}
+        except ValueError:
+            raise LogConfigurationError("the port in the URL is not a number from 0 to 65535") from None
+    given.update(username=url.username, password=url.password, path=url.path.removeprefix("/"))
+    for part, value in given.items():
+        if value is None or value == "":
+            continue
+        if part not in parts:
+            allowed = ", ".join(parts) or "nothing but a query"
+            raise LogConfigurationError(
+                f"{target.__name__} has no option for the {part} of a URL; it takes {allowed}, and options in the query",
+                details={"part": part},
+            )
+        found[parts[part]] = unquote(value) if isinstance(value, str) else value
+    return found
+
+
+def require_extra(extra: str, module: str) -> Any:
+    """Import the client library of a destination.
+
+    Args:
+        extra: The extra of this package that installs it, e.g. ``redis``.
+        module: The module to import, e.g. ``redis.asyncio``.
+
+    Returns:
+        The module.
+
+    Raises:
+        LogConfigurationError: It is not installed; the text says what to install.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as err:
+        raise LogConfigurationError(
+            f"the package {module.partition('.')[0]!r} is missing: pip install 'mvx-logger[{extra}]' ({err})",
+            details={"extra": extra, "module": module},
+            cause=err,
+        ) from err

@@ -260,7 +260,7 @@ class TestUrls:
             ("events.db", "url: the URL of a sink has no scheme"),
             (
                 "nosuch://host",
-                "url: no sink for URLs with the scheme 'nosuch' is installed; there are: console, file, mem",
+                "url: no sink for URLs with the scheme 'nosuch' is installed; there are: amqp, amqps, click",
             ),
             (
                 "sqlite:///a.db?retention_max_ag=1",
@@ -390,7 +390,7 @@ class TestEntryPoints:
             ("missing:", r"url: the sink for 'missing' \(no_such_package:Sink\) cannot be loaded: No module named"),
             ("gone:", r"url: the sink for 'gone' \(their_package:Gone\) cannot be loaded"),
             ("number:", "url: int is no sink class: it needs build_descriptor"),
-            ("thier:", "no sink for URLs with the scheme 'thier'.*there are: Mixed, both, console.*their"),
+            ("thier:", "no sink for URLs with the scheme 'thier'.*there are: Mixed, amqp, amqps, both, .*their"),
         ],
     )
     def test_broken_entry_points(self, package: None, url: str, text: str) -> None:

@@ -502,8 +502,8 @@ class TestUnderLoad:
         log_from_threads(sink, range(750))
         stats = wait_for_delivery(sink, 3000)
         assert_arrived(server.receipts, range(750))
-        # Where a connection is closed before it is used again, that is no failure.
-        assert stats.retries >= 3
+        # Where the sink sees that a connection was closed before it uses it again, that is no failure: perhaps each time.
+        assert stats.retries >= 3 or behaviour is close_at_once
         assert server.connections >= 12
 
     def test_all_of_it_at_once(self, make: Any, server: FaultyServer) -> None:

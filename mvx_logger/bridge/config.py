@@ -54,13 +54,33 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "mvx_logger.sinks"
 
+_SINKS = "mvx_logger.sinks."
 _SCHEMES = {
-    "console": "mvx_logger.sinks.structlog_sink.StructlogSink",
-    "file": "mvx_logger.sinks.file.FileLogSink",
-    "memory": "mvx_logger.sinks.memory.MemoryLogSink",
-    "sqlite": "mvx_logger.sinks.sqlite.SqliteLogSink",
-    "stderr": "mvx_logger.sinks.stream.StreamLogSink",
-    "stdout": "mvx_logger.sinks.stream.StreamLogSink",
+    scheme: _SINKS + dotted
+    for dotted, schemes in {
+        "amqp.AmqpLogSink": "amqp amqps",
+        "clickhouse.ClickHouseLogSink": "clickhouse clickhouses",
+        "datadog.DatadogLogSink": "datadog",
+        "elasticsearch.ElasticsearchLogSink": "elasticsearch elasticsearchs opensearch opensearchs",
+        "file.FileLogSink": "file",
+        "http.HttpLogSink": "http https",
+        "kafka.KafkaLogSink": "kafka kafkas",
+        "loki.LokiLogSink": "loki lokis",
+        "memory.MemoryLogSink": "memory",
+        "mqtt.MqttLogSink": "mqtt mqtts",
+        "nats.NatsLogSink": "nats natss",
+        "otlp.OtlpLogSink": "otlp otlps",
+        "postgres.PostgresLogSink": "postgres postgresql",
+        "redis.RedisLogSink": "redis rediss redis+sentinel rediss+sentinel redis+cluster rediss+cluster redis+unix",
+        "seq.SeqLogSink": "seq seqs",
+        "splunk.SplunkLogSink": "splunk splunks",
+        "sqlite.SqliteLogSink": "sqlite",
+        "stream.StreamLogSink": "stderr stdout",
+        "structlog_sink.StructlogSink": "console",
+        "syslog.SyslogLogSink": "syslog syslog+udp syslog+tcp syslog+tls syslog+unix",
+        "victorialogs.VictoriaLogsSink": "victorialogs victorialogss",
+    }.items()
+    for scheme in schemes.split()
 }
 _NESTED = ("sink", "sinks")
 """The options of a combinator that hold sinks of their own."""

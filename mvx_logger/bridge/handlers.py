@@ -270,6 +270,11 @@ class SinkHandler(_PipelineHandler):
                 f"{sink.__name__ if isinstance(sink, type) else type(sink).__name__}"
             )
 
+    @property
+    def sink(self) -> Any:
+        """The sink that events go to, e.g. for its ``stats()``; None after `close`, and while it cannot be made."""
+        return self._target.current(None)
+
     def _emit(self, record: LogRecord) -> None:
         ambient = get_ambient() if "structlog.contextvars" in _modules else None
         before = mark.value

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from .. import selflog
 from ..errors import (
@@ -46,6 +46,7 @@ from ..errors import (
 from ..guard import internal, is_internal, mark, report_recursion
 from ..masking import describe_error
 from ..model import LogEvent
+from ..options import check_options, get_options, options_from_url
 from ..protocols import LogSinkDescriptor, LogSinkProto, LogSinkTerminator
 from . import process
 from .accounts import MARKS, Accounts
@@ -69,6 +70,9 @@ from .spool import Spool
 from .stats import LogSinkStats
 from .window import LogEventBatch, Window
 from .worker import LoopThread
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 __all__ = [
     "AsyncioLogSink",
@@ -176,6 +180,16 @@ class AsyncioLogSink:
 
     guards_itself: ClassVar[bool] = True
     url_schemes: ClassVar[tuple[str, ...]] = ()
+    """The schemes of the URLs that mean this class."""
+    sink_type: ClassVar[str] = ""
+    """The name of this kind of sink in descriptors. A class without one overrides `build_descriptor`."""
+    resource_options: ClassVar[tuple[str, ...]] = ()
+    """The options that say where events go: two sinks that agree in them write to the same place."""
+    secret_options: ClassVar[tuple[str, ...]] = ()
+    """The options whose values nobody may see."""
+    url_parts: ClassVar[Mapping[str, str]] = {}
+    """Which option a part of the URL (``hostname``, ``port``, ``username``, ``password``, ``path``) is. All others are in
+    the query."""
 
     def __init__(
         self,
@@ -380,12 +394,31 @@ class AsyncioLogSink:
 
     @classmethod
     def build_descriptor(cls, **kwargs: Any) -> LogSinkDescriptor:
-        """Say what the options describe. A subclass that is to be registered overrides it.
+        """Say what the options describe. Needs ``sink_type``, ``resource_options`` and ``secret_options`` of the class; one
+        that is not so simple overrides it.
 
         Raises:
-            TypeError: It does not.
+            LogConfigurationError: An option is unknown, missing, or has the wrong type.
+            TypeError: The class has no ``sink_type``.
         """
-        raise TypeError(f"{cls.__name__} cannot be registered: it does not override build_descriptor(**kwargs)")
+        if not cls.sink_type:
+            raise TypeError(f"{cls.__name__} cannot be registered: give it a sink_type, or override build_descriptor")
+        options = check_options(cls, kwargs)
+        known = get_options(cls)
+        resource = tuple(options.pop(name, known[name].default) for name in cls.resource_options)
+        return cls._describe(cls.sink_type, tuple(map(_hashable, resource)), options, secrets=cls.secret_options)
+
+    @classmethod
+    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
+        """The options that stand in a URL before its query: see ``url_parts``.
+
+        Args:
+            url: The URL, split; of its parts the escapes (``%40``) are resolved here.
+
+        Raises:
+            LogConfigurationError: It has a part that is no option of this class, or its port is no number.
+        """
+        return options_from_url(cls, url, cls.url_parts)
 
     @classmethod
     def _describe(
