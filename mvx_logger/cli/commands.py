@@ -45,6 +45,7 @@ def cli() -> None:
     mvx-logger run --sink sqlite:///events.db app.py   route all that app.py logs
     mvx-logger show events.db                          look at it
     mvx-logger check logging.toml                      see what a configuration would make
+    mvx-logger replay dead.jsonl --to URL              deliver what was left behind
 
     Exit code 2 means that the command line is wrong; see each command for the others.
     """
@@ -253,10 +254,11 @@ def show(
     verbose: bool,
     **criteria: Any,
 ) -> None:
-    """Show the events of a SQLite store or of JSON lines.
+    """Show the events of a SQLite store, of JSON lines, or of a server.
 
     SOURCE is a store that a sqlite: sink writes, a file of JSON lines (also compressed by gzip; also those of other JSON
-    loggers), - for JSON lines on standard input, or the URL of such a sink.
+    loggers), - for JSON lines on standard input, or the URL of a sink: sqlite, file, redis (streams), postgresql, nats
+    (JetStream), kafka. Nothing is changed there.
 
     Exit code: 0; 1 when the source cannot be read or some lines are no events (they are told on stderr, the others are
     shown); 130 after Ctrl-C.
@@ -298,6 +300,155 @@ def show(
     finally:
         problems.conclude()
     raise SystemExit(1 if opened.problems else 0)
+
+
+# ---------------------------------------------------------------------- replay
+
+
+@cli.command(context_settings=_CONTEXT)
+@click.argument("source", type=click.Path(path_type=str))
+@click.option("--to", "target", metavar="URL", help="The sink that is to have the events, e.g. postgresql://db/logs.")
+@click.option(
+    "--dead-letter",
+    metavar="FILE",
+    help="Where events go that the sink refuses. By default SOURCE itself, or SOURCE.refused.jsonl for a directory.",
+)
+@click.option(
+    "--any-events", is_flag=True, help="Replay a file of events that are no dead letters, too, and take them out of it."
+)
+@click.option(
+    "--give-up-after",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop when nothing was delivered for so long.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only tell what there is. Needs no --to.")
+def replay(
+    source: str, target: str | None, dead_letter: str | None, any_events: bool, give_up_after: float, dry_run: bool
+) -> None:
+    """Deliver what was left behind: a spool, or dead letters.
+
+    SOURCE is a directory that a sink had as its durable option, or a file of dead letters. Each event goes to the sink
+    under the delivery id that it always had, and is removed from SOURCE when the sink's destination has confirmed it: a
+    replay may be interrupted at any moment and begun again, and a destination that knows delivery ids (SQLite,
+    PostgreSQL, JetStream, Elasticsearch) has each event once. A file is moved to SOURCE.replay meanwhile; its writers
+    begin a new one. What a running process has in its spool is its own, and is left alone.
+
+    Exit code: 0 when everything was delivered; 1 when something is left, was refused, or SOURCE cannot be read; 2 when the
+    command line is wrong; 130 after Ctrl-C.
+    """
+    import signal
+
+    from .replay import Replay, ReplayError, inspect
+
+    try:
+        if dry_run:
+            _show_leftovers(inspect(source))
+            return
+        if target is None:
+            raise click.UsageError("--to is missing: the URL of the sink that is to have the events")
+        work = Replay(
+            source,
+            target,
+            dead_letter=dead_letter,
+            any_events=any_events,
+            give_up_after=give_up_after,
+            report=lambda text: click.echo(text, err=True),
+        )
+    except LogConfigurationError as error:
+        _refuse(error)
+    except ReplayError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(1) from None
+    interrupted: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        interrupted.append(number)
+        work.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _ReplayDisplay() as display:
+            end = work.run(display.update)
+    except LoggerError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(1) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    parts = [f"{end.delivered} delivered"]
+    parts += [f"{end.refused} refused"] if end.refused else []
+    parts += [f"{end.lost} lost"] if end.lost else []
+    parts += [f"{end.remaining} left"] if end.remaining else []
+    click.echo(", ".join(parts))
+    if end.last_error is not None and (end.remaining or end.refused or end.lost):
+        click.echo(f"the last error was {end.last_error}", err=True)
+    if interrupted:
+        raise SystemExit(128 + interrupted[0])
+    raise SystemExit(1 if end.remaining or end.refused or end.lost else 0)
+
+
+def _show_leftovers(found: Any) -> None:
+    def moment(seconds: float | None) -> str:
+        from ..formats.json import format_timestamp
+
+        return "" if seconds is None else str(format_timestamp(seconds))
+
+    click.echo(
+        f"{found.events} events" + (f", from {moment(found.first)} to {moment(found.last)}" if found.events else "")
+    )
+    for title, counts in (("of", found.sinks), ("reason", found.reasons)):
+        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            click.echo(f"{count:>9} {title} {name}")
+    if found.unreadable:
+        click.echo(f"{found.unreadable:>9} lines are no events")
+
+
+class _ReplayDisplay:
+    """A bar in a terminal; a line every few seconds elsewhere."""
+
+    _INTERVAL = 5.0
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._next = time.monotonic() + self._INTERVAL
+
+    def __enter__(self) -> _ReplayDisplay:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("delivered"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[trouble]}", markup=False),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=None, trouble="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, progress: Any) -> None:
+        """Show it."""
+        if self._bar is not None:
+            trouble = progress.last_error if progress.remaining and progress.last_error else ""
+            self._bar.update(self._task, total=progress.total, completed=progress.delivered, trouble=trouble)
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._INTERVAL
+            click.echo(f"{progress.delivered} of {progress.total} delivered, {progress.remaining} left", err=True)
+
+
+# ---------------------------------------------------------------------- what was shown
 
 
 class _Problems:

@@ -7,12 +7,15 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from heapq import heappush, heappushpop, nsmallest
+from itertools import islice
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +24,7 @@ from msgspec import Struct, structs
 from ..errors import LogConfigurationError, LoggerError
 from ..formats.json import LogEventDecodeError, decode_event, encode_value
 from ..formats.text import level_name
+from ..masking import describe_error
 from ..model import LogEvent
 from ..sinks.file import FileLogSink
 from ..sinks.sqlite import SqliteLogSink
@@ -31,6 +35,9 @@ __all__ = ["EventFilter", "LineSource", "Source", "SourceError", "StoreSource", 
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _GZIP_MAGIC = b"\x1f\x8b"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_FILES: dict[str, tuple[Any, str]] = {"sqlite": (SqliteLogSink, "path"), "file": (FileLogSink, "file_path")}
+"""The sinks whose destinations are files, and which of their options is the path."""
 _POLL_INTERVAL = 0.2
 _PATIENCE = 10  # polls
 _MAX_STRETCHES = 4096
@@ -144,7 +151,7 @@ def open_source(name: str, *, report: Callable[[str], None], follow: bool = Fals
     """Find out what a source is, by its content.
 
     Args:
-        name: A path, ``-`` for standard input, or the URL of a SQLite or file sink.
+        name: A path, ``-`` for standard input, or the URL of a sink whose destination can be read.
         report: Told of each line that is no event.
         follow: The source may not be there yet.
 
@@ -153,6 +160,9 @@ def open_source(name: str, *, report: Callable[[str], None], follow: bool = Fals
     """
     if name == "-":
         return LineSource(None, report)
+    scheme = _SCHEME.match(name)
+    if scheme is not None and scheme[1].lower() not in _FILES and not os.path.exists(name):
+        return _open_reader(name)
     path, table = _locate(name)
     try:
         with open(path, "rb") as file:
@@ -170,8 +180,23 @@ def open_source(name: str, *, report: Callable[[str], None], follow: bool = Fals
     return LineSource(path, report, compressed=head.startswith(_GZIP_MAGIC))
 
 
+def _open_reader(url: str) -> ReaderSource:
+    from ..bridge.config import plan_sink
+
+    try:
+        plan = plan_sink(url, path="source")
+    except LogConfigurationError as error:
+        raise SourceError(str(error), cause=error) from error
+    parts = urlsplit(url)
+    label = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    read_events = getattr(plan.sink_cls, "read_events", None)
+    if read_events is None:
+        raise SourceError(f"{label}: what is there cannot be read back by this command")
+    return ReaderSource(label, partial(read_events, **plan.options))
+
+
 def _locate(name: str) -> tuple[str, str]:
-    for scheme, sink_cls, option in (("sqlite", SqliteLogSink, "path"), ("file", FileLogSink, "file_path")):
+    for scheme, (sink_cls, option) in _FILES.items():
         if name.startswith(f"{scheme}:"):
             parts = urlsplit(name)
             try:
@@ -233,6 +258,55 @@ class StoreSource:
     def summarize(self, wanted: EventFilter, buckets: int) -> StoreSummary:
         """See `Source.summarize`."""
         return read_summary(self._path, table=self._table, buckets=buckets, **structs.asdict(wanted))
+
+
+# ---------------------------------------------------------------------- other destinations
+
+
+class ReaderSource:
+    """What a sink's destination has, read by ``read_events`` of the sink's class.
+
+    Args:
+        label: The destination's name, without secrets.
+        read_events: ``read_events(last=..., since=..., follow=...)``: see `read_events` of a sink that has it.
+    """
+
+    can_be_followed = True
+    problems = 0
+
+    def __init__(self, label: str, read_events: Callable[..., Generator[LogEvent | None]]) -> None:
+        self._label = label
+        self._read_events = read_events
+
+    def read(self, wanted: EventFilter, *, limit: int | None = None, last: int | None = None) -> Iterator[LogEvent]:
+        """See `Source.read`; `SourceError` when the destination cannot be read."""
+        # The destination counts all events, and only those that fit are counted here.
+        fits_all = wanted == EventFilter()
+        found = self._read(last=last if fits_all else None, since=wanted.since)
+        with closing(found):
+            matching: Iterable[LogEvent] = (event for event in found if event is not None and wanted.matches(event))
+            if last is not None and not fits_all:
+                matching = deque(matching, maxlen=last)
+            yield from matching if limit is None else islice(matching, limit)
+
+    def follow(self, wanted: EventFilter, *, last: int) -> Iterator[LogEvent | None]:
+        """See `Source.follow`."""
+        with closing(self._read(last=last, since=wanted.since, follow=True)) as found:
+            for event in found:
+                if event is None or wanted.matches(event):
+                    yield event
+
+    def summarize(self, wanted: EventFilter, buckets: int) -> StoreSummary:
+        """See `Source.summarize`."""
+        return _count(self.read(wanted), buckets)
+
+    def _read(self, **options: Any) -> Generator[LogEvent | None]:
+        try:
+            with closing(self._read_events(**options)) as found:
+                yield from found
+        except Exception as error:
+            text = str(error) if isinstance(error, LoggerError) else describe_error(error)
+            raise SourceError(f"{self._label}: {text}", cause=error) from error
 
 
 # ---------------------------------------------------------------------- lines

@@ -33,6 +33,13 @@ class LogEventBatch(tuple[LogEvent, ...]):
         batch._ids = None
         return batch
 
+    @classmethod
+    def _with_ids(cls, events: Iterable[LogEvent], ids: Iterable[str], attempt: int) -> Self:
+        """A batch under ids that the events have from elsewhere."""
+        batch = cls._make(events, (), attempt)
+        batch._ids = tuple(ids)
+        return batch
+
     @property
     def delivery_ids(self) -> tuple[str, ...]:
         """The id of each event: a UUID (RFC 9562, version 8) in its canonical text form.
