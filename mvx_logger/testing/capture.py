@@ -1,12 +1,4 @@
-"""Capture events in tests.
-
-With pytest, the fixture ``captured_events`` is there by itself (the package registers a plugin); where plugins are not
-loaded by themselves, write ``pytest_plugins = ["mvx_logger.testing"]``. Without pytest, use `capture_events`::
-
-    with capture_events("shop") as capture:
-        place_order()
-    assert capture.one(name="order.created").payload["order_id"] == 42
-"""
+"""Capture what is logged, instead of sending it to where it would go: see `mvx_logger.testing`."""
 
 from __future__ import annotations
 
@@ -14,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .context import LogContext
-from .formats.text import event_message, level_name
-from .model import LogEvent
-from .protocols import LogSinkProto
-from .registry import configure_log_context, get_root_log_context
-from .sinks.combinators import FilterSink
-from .sinks.memory import MemoryLogSink
+from ..context import LogContext
+from ..formats.text import event_message, level_name
+from ..model import LogEvent
+from ..protocols import LogSinkProto
+from ..registry import configure_log_context, get_root_log_context
+from ..sinks.combinators import FilterSink
+from ..sinks.memory import MemoryLogSink
 
 __all__ = ["EventCapture", "capture_events"]
 
@@ -151,11 +143,3 @@ def _all_below(context: LogContext) -> Iterator[LogContext]:
     for child in list(context._children):
         yield child
         yield from _all_below(child)
-
-
-def pytest_configure(config: Any) -> None:
-    """For ``pytest_plugins = ["mvx_logger.testing"]``: add the plugin where it was not loaded by itself."""
-    from . import _pytest_plugin
-
-    if not config.pluginmanager.is_registered(_pytest_plugin):
-        config.pluginmanager.register(_pytest_plugin, "mvx_logger")
