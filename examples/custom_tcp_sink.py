@@ -15,9 +15,8 @@ asks to be left alone for so many seconds. It gets an event twice when its answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
-from urllib.parse import SplitResult, unquote
 
 import msgspec
 
@@ -26,10 +25,8 @@ from mvx_logger import (
     LogDeliveryPartialError,
     LogDeliveryTransientError,
     LogEventBatch,
-    LogSinkDescriptor,
 )
 from mvx_logger.formats.json import encode_event
-from mvx_logger.options import check_options
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,26 +51,17 @@ class TcpLogSink(AsyncioLogSink):
         **async_options: The options of `AsyncioLogSink`.
     """
 
+    sink_type: ClassVar[str] = "tcp+json"
     url_schemes: ClassVar[tuple[str, ...]] = ("tcp+json",)
+    resource_options: ClassVar[tuple[str, ...]] = ("host", "port")
+    secret_options: ClassVar[tuple[str, ...]] = ("token",)
+    url_parts: ClassVar[Mapping[str, str]] = {"hostname": "host", "port": "port", "password": "token"}
 
     def __init__(self, *, host: str = "localhost", port: int, token: str | None = None, **async_options: Any) -> None:
         super().__init__(**async_options)
         self._address = host, port
         self._token = token
         self._writer: asyncio.StreamWriter | None = None
-
-    @classmethod
-    def build_descriptor(cls, **kwargs: Any) -> LogSinkDescriptor:
-        """Check the options and say what they describe: the resource is the address."""
-        options = check_options(cls, kwargs)
-        address = options.pop("host", "localhost"), options.pop("port")
-        return cls._describe("tcp+json", address, options, secrets=("token",))
-
-    @classmethod
-    def options_from_url(cls, url: SplitResult) -> dict[str, Any]:
-        """``tcp+json://:token@host:port``."""
-        found = {"host": url.hostname, "port": url.port, "token": unquote(url.password or "")}
-        return {name: value for name, value in found.items() if value}
 
     async def _on_connecting(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(*self._address)

@@ -46,6 +46,7 @@ def cli() -> None:
     mvx-logger show events.db                          look at it
     mvx-logger check logging.toml                      see what a configuration would make
     mvx-logger replay dead.jsonl --to URL              deliver what was left behind
+    mvx-logger new-sink acme-sink                      begin a sink of your own
 
     Exit code 2 means that the command line is wrong; see each command for the others.
     """
@@ -446,6 +447,32 @@ class _ReplayDisplay:
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + self._INTERVAL
             click.echo(f"{progress.delivered} of {progress.total} delivered, {progress.remaining} left", err=True)
+
+
+# ---------------------------------------------------------------------- new-sink
+
+
+@cli.command("new-sink", context_settings=_CONTEXT)
+@click.argument("name")
+@click.option("--directory", metavar="DIR", help="Where it is to be; by default a new directory of that name, here.")
+def new_sink(name: str, directory: str | None) -> None:
+    """Write a package with a sink of your own, to begin with.
+
+    It has a small asynchronous sink, an entry point (so that its URLs are known where the package is installed), a server
+    for its tests, and the tests of the conformance kit. NAME is the project's name, e.g. acme-sink.
+
+    Exit code: 0; 2 when the name is wrong or the directory is not empty.
+    """
+    from .new_sink import NewSinkError, write_package
+
+    place = directory or name
+    try:
+        written = write_package(name, place)
+    except NewSinkError as error:
+        _refuse(error)
+    for path in written:
+        click.echo(path)
+    click.echo(f"\ncd {place} && pip install -e '.[test]' && pytest")
 
 
 # ---------------------------------------------------------------------- what was shown
