@@ -1,6 +1,6 @@
 """Events per second into each real server: through the sink, and by the same client in a bare loop.
 
-    python benchmarks/destinations.py [--events N] [--rounds N] [--json FILE] [NAME ...]
+    python benchmarks/destinations.py [--events N] [--rounds N] [--json FILE] [--plot FILE] [NAME ...]
 
 Both write the same batches to the same server, in turns, within one run; what counts is the ratio. The bare loop does what
 somebody would write who has all events in a list: encode a batch, send it, wait for the confirmation. The sink's figure
@@ -145,12 +145,39 @@ def measure(name: str, path: Path, events: Sequence[LogEvent], rounds: int) -> d
     }
 
 
+def plot(results: Sequence[dict[str, Any]], path: str) -> None:
+    """A bar for each destination: how much of the bare client's throughput the sink has, with the spread."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = sorted(results, key=lambda row: row["ratio"])
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(rows) + 1.2))
+    ratios = [row["ratio"] for row in rows]
+    spread = [
+        [row["ratio"] - row["lowest"] for row in rows],
+        [row["highest"] - row["ratio"] for row in rows],
+    ]
+    axes.barh([row["destination"] for row in rows], ratios, xerr=spread, color="#4878a8", ecolor="#888888", capsize=3)
+    for index, row in enumerate(rows):
+        axes.text(0.02, index, f"{row['sink']:,} events/s", va="center", color="white", fontsize=9)
+    axes.axvline(1.0, color="#444444", linewidth=1)
+    axes.axvline(0.8, color="#444444", linewidth=1, linestyle="--")
+    axes.set_xlabel("throughput of the sink / throughput of the bare client (same batches, same server, same run)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="destinations; all without")
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios there (SVG or PNG; needs matplotlib)")
     options = parser.parse_args(arguments)
     cases = find_cases()
     unknown = sorted(set(options.names) - set(cases))
@@ -166,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(found)
         spread = f"{found['ratio']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})"
         print(f"| {name} | {found['sink']:,} | {found['bare']:,} | {spread} |", flush=True)
+    if options.plot:
+        plot(results, options.plot)
     if options.json:
         about = {
             "python": platform.python_version(),

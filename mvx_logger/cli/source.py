@@ -494,14 +494,20 @@ def in_order_of_time(events: Iterable[LogEvent], window: int = 2_000) -> Iterato
         window: How many places an event may be late.
     """
     heap: list[tuple[float, int, LogEvent]] = []
-    for number, event in enumerate(events):
-        entry = (event.timestamp, number, event)
-        if len(heap) < window:
-            heappush(heap, entry)
-        else:
-            yield heappushpop(heap, entry)[2]
+    error: Exception | None = None
+    try:
+        for number, event in enumerate(events):
+            entry = (event.timestamp, number, event)
+            if len(heap) < window:
+                heappush(heap, entry)
+            else:
+                yield heappushpop(heap, entry)[2]
+    except Exception as err:  # what came before is worth seeing
+        error = err
     for entry in nsmallest(len(heap), heap):
         yield entry[2]
+    if error is not None:
+        raise error
 
 
 def wait_for_more() -> None:
