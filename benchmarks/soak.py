@@ -161,16 +161,21 @@ class Checker:
             put_off.remove(number)
             if number >= wanted:
                 early.add(number)
-            return
-        while wanted < number and (wanted in early or wanted in put_off or self.is_refused(wanted)):
+        else:
+            while wanted < number and (wanted in early or wanted in put_off or self.is_refused(wanted)):
+                early.discard(wanted)
+                wanted += 1
+            if number == wanted:
+                wanted += 1
+            elif number > wanted and is_alone and self.suspects:
+                early.add(number)
+            else:
+                self.complain("an event came out of order")
+        # At once: there may be no later event of this thread.
+        while early and (wanted in early or self.is_refused(wanted)):
             early.discard(wanted)
             wanted += 1
-        if number == wanted:
-            self.next[thread] = wanted + 1
-        elif number > wanted and is_alone and self.suspects:
-            early.add(number)
-        else:
-            self.complain("an event came out of order")
+        self.next[thread] = wanted
 
 
 class Letters:

@@ -82,6 +82,7 @@ from .sinks.stream import LoggingStreamConfig, LogStreamOutput, StreamLogSink
 
 if TYPE_CHECKING:
     from .alias import install_as
+    from .ambient import capture_trace_context
     from .bridge.config import configure, sink_from_url
     from .bridge.handler_sinks import AsyncHandlerSink, HandlerSink, LoggerSink
     from .bridge.handlers import LogContextHandler, SinkHandler
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
         LogEventBatch,
     )
     from .delivery.stats import LogLatency, LogSinkStats
+    from .formats.template import EventTemplate
     from .invocation import LogErrorRule, log_invocation
     from .metrics import register_opentelemetry, register_prometheus
     from .policy import (
@@ -109,16 +111,34 @@ if TYPE_CHECKING:
         PatternLogEventPolicyConfig,
         PatternLogEventPolicyRuleConfig,
     )
+    from .sinks.amqp import AmqpLogSink
+    from .sinks.clickhouse import ClickHouseLogSink
     from .sinks.combinators import FallbackSink, FanOutSink, FilterSink
+    from .sinks.datadog import DatadogLogSink
     from .sinks.dead_letter import DeadLetterFile
+    from .sinks.elasticsearch import ElasticsearchLogSink
     from .sinks.file import FileLogSink, LoggingFileConfig
+    from .sinks.http import BaseHttpLogSink, HttpLogSink
+    from .sinks.kafka import KafkaLogSink
+    from .sinks.loki import LokiLogSink
     from .sinks.memory import MemoryLogSink
+    from .sinks.mqtt import MqttLogSink
+    from .sinks.nats import NatsLogSink
+    from .sinks.otlp import OtlpLogSink
+    from .sinks.postgres import POSTGRES_COLUMNS, PostgresLogSink
+    from .sinks.redis import RedisLogSink
+    from .sinks.seq import SeqLogSink
+    from .sinks.splunk import SplunkLogSink
     from .sinks.sqlite import SqliteLogSink
     from .sinks.structlog_sink import StructlogSink
+    from .sinks.syslog import SyslogLogSink
+    from .sinks.victorialogs import VictoriaLogsSink
+    from .tls import make_tls_context
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AmqpLogSink": "sinks.amqp",
     "AsyncHandlerSink": "bridge.handler_sinks",
     "AsyncioLogSink": "delivery.sink",
     "AsyncioLogSinkErrorPolicy": "delivery.sink",
@@ -127,14 +147,21 @@ _LAZY = {
     "AsyncioLogSinkQueueOverflowPolicy": "delivery.sink",
     "AsyncioLogSinkState": "delivery.sink",
     "AsyncioLogSinkWaitHandle": "delivery.sink",
+    "BaseHttpLogSink": "sinks.http",
+    "ClickHouseLogSink": "sinks.clickhouse",
+    "DatadogLogSink": "sinks.datadog",
     "DeadLetter": "delivery.dead_letter",
     "DeadLetterFile": "sinks.dead_letter",
+    "ElasticsearchLogSink": "sinks.elasticsearch",
     "EventLogRecord": "bridge.records",
+    "EventTemplate": "formats.template",
     "FallbackSink": "sinks.combinators",
     "FanOutSink": "sinks.combinators",
     "FileLogSink": "sinks.file",
     "FilterSink": "sinks.combinators",
     "HandlerSink": "bridge.handler_sinks",
+    "HttpLogSink": "sinks.http",
+    "KafkaLogSink": "sinks.kafka",
     "LogContextHandler": "bridge.handlers",
     "LogDeliveryErrorKind": "delivery.sink",
     "LogErrorRule": "invocation",
@@ -143,22 +170,35 @@ _LAZY = {
     "LogSinkStats": "delivery.stats",
     "LoggerSink": "bridge.handler_sinks",
     "LoggingFileConfig": "sinks.file",
+    "LokiLogSink": "sinks.loki",
     "MemoryLogSink": "sinks.memory",
+    "MqttLogSink": "sinks.mqtt",
+    "NatsLogSink": "sinks.nats",
+    "OtlpLogSink": "sinks.otlp",
+    "POSTGRES_COLUMNS": "sinks.postgres",
     "PatternLogEventPolicy": "policy",
     "PatternLogEventPolicyAction": "policy",
     "PatternLogEventPolicyConfig": "policy",
     "PatternLogEventPolicyRuleConfig": "policy",
     "PipelineRenderer": "bridge.structlog",
     "PipelineTee": "bridge.structlog",
+    "PostgresLogSink": "sinks.postgres",
+    "RedisLogSink": "sinks.redis",
+    "SeqLogSink": "sinks.seq",
     "SinkHandler": "bridge.handlers",
+    "SplunkLogSink": "sinks.splunk",
     "SqliteLogSink": "sinks.sqlite",
     "StructlogLoggerFactory": "bridge.structlog",
     "StructlogSink": "sinks.structlog_sink",
+    "SyslogLogSink": "sinks.syslog",
+    "VictoriaLogsSink": "sinks.victorialogs",
+    "capture_trace_context": "ambient",
     "configure": "bridge.config",
     "configure_structlog": "bridge.structlog",
     "install_as": "alias",
     "is_dead_letter": "delivery.dead_letter",
     "log_invocation": "invocation",
+    "make_tls_context": "tls",
     "register_opentelemetry": "metrics",
     "register_prometheus": "metrics",
     "set_shutdown_timeout": "delivery.process",
@@ -167,6 +207,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "POSTGRES_COLUMNS",
+    "AmqpLogSink",
     "AsyncHandlerSink",
     "AsyncioLogSink",
     "AsyncioLogSinkDispatcherCancelledError",
@@ -184,14 +226,21 @@ __all__ = [
     "AsyncioLogSinkState",
     "AsyncioLogSinkUnexpectedError",
     "AsyncioLogSinkWaitHandle",
+    "BaseHttpLogSink",
+    "ClickHouseLogSink",
+    "DatadogLogSink",
     "DeadLetter",
     "DeadLetterFile",
+    "ElasticsearchLogSink",
     "EventLogRecord",
+    "EventTemplate",
     "FallbackSink",
     "FanOutSink",
     "FileLogSink",
     "FilterSink",
     "HandlerSink",
+    "HttpLogSink",
+    "KafkaLogSink",
     "LogAdapter",
     "LogAdapterResolver",
     "LogConfigurationError",
@@ -239,20 +288,31 @@ __all__ = [
     "LoggerSink",
     "LoggingFileConfig",
     "LoggingStreamConfig",
+    "LokiLogSink",
     "MemoryLogSink",
     "ModuleAliasError",
+    "MqttLogSink",
+    "NatsLogSink",
+    "OtlpLogSink",
     "PatternLogEventPolicy",
     "PatternLogEventPolicyAction",
     "PatternLogEventPolicyConfig",
     "PatternLogEventPolicyRuleConfig",
     "PipelineRenderer",
     "PipelineTee",
+    "PostgresLogSink",
+    "RedisLogSink",
+    "SeqLogSink",
     "SinkHandler",
+    "SplunkLogSink",
     "SqliteLogSink",
     "StreamLogSink",
     "StructlogLoggerFactory",
     "StructlogSink",
+    "SyslogLogSink",
+    "VictoriaLogsSink",
     "__version__",
+    "capture_trace_context",
     "close_log_sink",
     "configure",
     "configure_log_context",
@@ -269,6 +329,7 @@ __all__ = [
     "install_as",
     "is_dead_letter",
     "log_invocation",
+    "make_tls_context",
     "nearest_log_context",
     "register_opentelemetry",
     "register_prometheus",

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from weakref import WeakSet
 
 from . import selflog
-from .ambient import get_ambient
+from .ambient import add_trace_context, capture, get_ambient
 from .errors import LogContextResetError, LogContextUnableToLog
 from .guard import guarded_log
 from .model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
@@ -595,7 +595,7 @@ class LogContext:
                     data = _as_it_is(payload) if skip_payload_normalization else snapshot.normalize(payload)
                 except Exception as err:
                     data = _describe_anyway(snapshot, payload, err)
-            if "structlog.contextvars" in _modules and copy_context():
+            if ("structlog.contextvars" in _modules or capture.active) and copy_context():
                 data = _with_ambient(snapshot, data)
             snapshot.emit(LogEvent(level, meta, event_outcome, time(), data))
         except Exception as err:
@@ -649,8 +649,11 @@ class LogContext:
                     data = snapshot.normalize_fields(payload)
                 except Exception as err:
                     data = _describe_anyway(snapshot, payload, err)
-            if merge_ambient and "structlog.contextvars" in _modules and copy_context():
+            if merge_ambient and ("structlog.contextvars" in _modules or capture.active) and copy_context():
                 data = _with_ambient(snapshot, data)
+            elif capture.active:
+                data = dict(data)
+                add_trace_context(data)
             snapshot.emit(LogEvent(level, meta, event_outcome, timestamp, data, message, exception, stack, origin))
         except Exception as err:
             self._on_failure(snapshot, err)

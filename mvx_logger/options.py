@@ -28,6 +28,7 @@ __all__ = [
     "get_options",
     "options_from_url",
     "parse_level",
+    "parse_servers",
     "require_extra",
 ]
 
@@ -302,6 +303,40 @@ def parse_level(value: int | str, *, path: str = "level") -> int:
         f"{path}: {value!r} is not a level; use a number or one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
         details={"path": path},
     )
+
+
+def parse_servers(value: str | Sequence[str], *, port: int, path: str = "servers") -> list[tuple[str, int]]:
+    """Addresses of servers.
+
+    Args:
+        value: ``host`` or ``host:port``, ``[::1]:port`` for IPv6; several with commas between them, or in a list.
+        port: The port where none is given.
+        path: Where the value stands, for the error.
+
+    Raises:
+        LogConfigurationError: There is no address, or one is none; the text does not repeat what may be a secret.
+    """
+    from urllib.parse import urlsplit
+
+    texts = value.split(",") if isinstance(value, str) else value
+    found = []
+    for text in texts:
+        try:
+            parts = urlsplit(f"//{text.strip()}")
+            host, own_port = parts.hostname, parts.port
+            is_more = bool(parts.path or parts.query or parts.fragment)
+        except ValueError:
+            host, own_port, is_more = None, None, False
+        if "@" in text:
+            raise LogConfigurationError(
+                f"{path}: username and password are options of their own", details={"path": path}
+            )
+        if not host or own_port == 0 or is_more:
+            raise LogConfigurationError(f"{path}: {text!r} is not host:port", details={"path": path})
+        found.append((host, own_port or port))
+    if not found:
+        raise LogConfigurationError(f"{path}: expected one address or more", details={"path": path})
+    return found
 
 
 def options_from_url(target: type, url: SplitResult, parts: Mapping[str, str]) -> dict[str, Any]:

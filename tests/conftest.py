@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +18,52 @@ from mvx_logger import selflog
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+# pytest-timeout raises an exception in the main thread, once for a test. One that hangs all the same (in a finalizer, which
+# swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
+# more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
+LONGEST = 180.0
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)  # while a test runs, its output is captured
+    config.option.rerun_show_tracebacks = True  # of pytest-rerunfailures
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell does that to what it starts in the background, and all programs that the tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where many real processes meet on a busy machine, one failure in a row of attempts is told, and not the end. A test
+    that hangs is: waiting is what no program does because the machine is busy."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        for item in items:
+            if item.get_closest_marker("slow") is not None:
+                item.add_marker(pytest.mark.flaky(reruns=2, rerun_except=r"Timeout \(>"))
+
+
+def _watch(config: pytest.Config) -> None:
+    faulthandler.dump_traceback_later(LONGEST, file=config.stash[_stderr], exit=True)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    _watch(item.config)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    _watch(item.config)  # a failure has ended both watches
+    return (yield)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _watch(config)  # the end of the process
 
 
 @pytest.fixture(autouse=True)

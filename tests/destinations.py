@@ -233,7 +233,8 @@ def log_three_ways(recipe: Mapping[str, Any]) -> None:
     before = root.handlers[:], root.level
     configured = structlog.is_configured(), structlog.get_config()
     try:
-        logging.config.dictConfig(dict(recipe))
+        # Another recipe may have made these loggers before.
+        logging.config.dictConfig({"disable_existing_loggers": False, **recipe})
         (handler,) = (handler for handler in root.handlers if isinstance(handler, mvx_logger.SinkHandler))
         logging.getLogger("shop.legacy").warning("one", extra={"number": 1})
         context = configure_log_context("shop", log_sink=handler.sink)
@@ -241,7 +242,7 @@ def log_three_ways(recipe: Mapping[str, Any]) -> None:
         structlog.get_logger("shop.web").info("two", number=2)
         context.log_info_event("three", {"number": 3}, event_namespace="shop.orders")
         assert handler.sink.flush(timeout=WAIT), handler.sink.stats()
-        assert handler.sink.stats().delivered == 3
+        assert handler.sink.stats().delivered == 3, handler.sink.stats()
     finally:
         mvx_logger.reset_log_contexts()
         for handler in root.handlers[:]:

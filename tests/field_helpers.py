@@ -52,7 +52,7 @@ __all__ = [
     "wait_until",
 ]
 
-PATIENCE = 200.0
+PATIENCE = 100.0
 """Seconds that a child may take, and that anything in it waits: much more than it needs on a busy machine."""
 NOT_THERE = "a thread that is not there"
 _DEADLOCK = 86

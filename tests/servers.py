@@ -127,7 +127,9 @@ class Server:
         """Start it and wait until it serves."""
         assert not self.is_running
         self.prepare()
-        command = [sys.executable, __file__, str(os.getpid()), *self.command()]
+        # The user changes in there: this interpreter may stand where nobody but root can start it.
+        user = self.user() if os.geteuid() == 0 else None
+        command = [sys.executable, __file__, str(os.getpid()), user or "", *self.command()]
         with open(self.log, "ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -137,7 +139,6 @@ class Server:
                 env={**os.environ, **self.environment()},
                 cwd=self.directory,
                 start_new_session=True,
-                user=self.user() if os.geteuid() == 0 else None,
             )
         try:
             wait_until(self._has_started, f"{type(self).__name__} serves")
@@ -326,10 +327,17 @@ def make_certificates(directory: Path) -> Certificates:
     )
 
 
-def _run_under(parent: int, command: list[str]) -> None:
-    """Become a command that the kernel kills when the test process ends."""
+def _run_under(parent: int, user: str, command: list[str]) -> None:
+    """Become a command of a user ("" for the present one) that the kernel kills when the test process ends."""
     import ctypes
 
+    if user:
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         sys.exit(1)
@@ -337,4 +345,4 @@ def _run_under(parent: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _run_under(int(sys.argv[1]), sys.argv[2:])
+    _run_under(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

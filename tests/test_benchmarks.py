@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def run(script: str, *options: str) -> str:
     """What a benchmark prints."""
     command = [sys.executable, str(BENCHMARKS / script), *options]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     return done.stdout

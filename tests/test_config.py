@@ -1210,7 +1210,7 @@ junk_configs = st.dictionaries(
 
 
 class TestJunk:
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(junk_configs)
     def test_junk_is_refused_with_one_kind_of_error_and_changes_nothing(self, config: Any) -> None:
         """Whatever is wrong: a LogConfigurationError that names a path, or a TypeError."""
@@ -1226,7 +1226,7 @@ class TestJunk:
             root.handlers.clear()
             root.setLevel("WARNING")
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(json_values)
     def test_junk_as_a_sink(self, spec: Any) -> None:
         """Likewise."""
@@ -1235,7 +1235,7 @@ class TestJunk:
         except (LogConfigurationError, TypeError):
             pass
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(
         st.text(alphabet="smefilqt:/?#[]@&=%.,0 é\n", max_size=25), st.sampled_from(["", "file:", "memory:", "sqlite:"])
     )

@@ -69,7 +69,7 @@ class TestKilled:
     ) -> None:
         """A process is killed again and again: while it starts, recovers, logs, closes, with the destination up or down."""
         killer = Killer(zygote, receiver, tmp_path / "spool", seed)
-        for number in range(1, 301):
+        for number in range(1, 181):
             receiver.mode = killer.random.choice(MODES)
             victim = killer.fork(**draw_order(killer.random, threads=(1, 1, 4)))
             wait_for_moment(killer, victim)
@@ -79,8 +79,8 @@ class TestKilled:
             killer.kill(victim)
             if not number % ROUNDS_TO_RECOVERY:
                 assert_all_is_there(killer)
-        assert sum(killer.kills.values()) >= 200
-        assert len(killer.promised) > 1000
+        assert sum(killer.kills.values()) >= 120
+        assert len(killer.promised) > 500
         print(killer.kills, len(killer.promised), receiver.repeated)
         assert receiver.repeated, "no kill hit what was on its way"
 
@@ -124,7 +124,9 @@ class TestHarness:
         """One that keeps events in memory only, and one that forgets them when they are on their way."""
         killer = Killer(zygote, receiver, tmp_path / "spool", seed, **naive)
         receiver.mode = "down"
-        victim = killer.fork(count=100)
-        victim.wait_for("ready")
+        # All has been logged; and the hasty one has got rid of all of it.
+        end, told = ("flush", "flushed") if naive.get("kind") == "hasty" else ("wait", "ready")
+        victim = killer.fork(count=100, end=end)
+        victim.wait_for(told)
         killer.kill(victim)
         assert killer.recover()

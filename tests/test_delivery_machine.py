@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import zlib
 from collections import Counter
@@ -498,6 +499,7 @@ class SinkMachine(RuleBasedStateMachine):
             thread.start()
         while any(thread.is_alive() for thread in running):
             check_law(self.sink.stats())
+            time.sleep(0.0002)  # they are to log at the same time, and not to wait for this one
         for thread in running:
             thread.join()
         assert not failures

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import pytest
 
@@ -32,7 +33,9 @@ from mvx_logger import (
     MemoryLogSink,
     SinkHandler,
     configure_log_context,
+    registry,
 )
+from mvx_logger.bridge import handlers
 from mvx_logger.delivery.sink import AsyncioLogSink
 
 PATIENCE = 20.0
@@ -87,6 +90,8 @@ def _afresh() -> Iterator[None]:
     logging._handlers.clear()
     logging._handlers.update(names)
     logging._handlerList[:] = refs  # type: ignore[attr-defined]
+    # A sink that is being made still belongs to this test, not to the next one.
+    wait_until(lambda: not handlers._unfinished)
     gc.collect()
     for sink in Collecting.made:
         sink.close()
@@ -381,6 +386,47 @@ class TestDictConfig:
             logging.getLogger("app").info("x")
         wait_until(lambda: len(written) + sum(len(made.events) for made in Collecting.made) == 2)
 
+    def test_a_finalizer_that_logs_at_a_bad_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Field bug 1 once more: a thread that makes a sink waits then for the lock that dictConfig holds, and holds a lock
+        of the registry that the next sink needs."""
+        collected = threading.Event()
+
+        class Trash:
+            def __init__(self) -> None:
+                self.itself = self
+
+            def __del__(self) -> None:
+                collected.set()
+                logging.getLogger("client.of.trash").debug("a connection was not closed")
+
+        class Turns(WeakValueDictionary[Any, Any]):
+            def get(self, key: Any, default: Any = None) -> Any:
+                if threading.current_thread() is not configuring and not collected.is_set():
+                    gc.collect()
+                return super().get(key, default)
+
+        def run() -> None:
+            nonlocal configuring
+            configuring = threading.current_thread()
+            settings = config(COLLECTING)
+            # They are made in the order of their names.
+            settings["handlers"]["then"] = {"class": "mvx_logger.SinkHandler", "sink": MEMORY}
+            settings["root"]["handlers"].append("then")
+            logging.config.dictConfig(settings)
+
+        configuring: threading.Thread | None = None
+        monkeypatch.setattr(registry, "_turns", Turns())
+        gc.disable()
+        try:
+            Trash()
+            within(PATIENCE, run)
+        finally:
+            gc.enable()
+        assert collected.is_set()
+        logging.getLogger("app").info("x")
+        sinks = [sink_of(handler) for handler in logging.getLogger().handlers[:2]]
+        wait_until(lambda: [[event.message for event in sink.events] for sink in sinks] == [["x"], ["x"]])
+
     def test_a_sink_that_cannot_be_made_after_all(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What fails only after dictConfig has returned is told on stderr; the application goes on."""
         mvx_logger.selflog._told.clear()
@@ -621,7 +667,7 @@ def run_script(tmp_path: Path, code: str) -> list[dict[str, Any]]:
         + textwrap.dedent(code)
     )
     run = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("[")]

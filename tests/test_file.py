@@ -159,7 +159,7 @@ def release(*processes: subprocess.Popen[str]) -> None:
 
 def finish(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate(timeout=100)
         assert process.returncode == 0
 
 
@@ -344,7 +344,7 @@ class TestRotationPolicy:
         st.floats(0, 4e9),
         st.floats(0, 4e9),
     )
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     def test_periods_follow_each_other(self, every: Any, a: float, b: float, c: float) -> None:
         """Between two moments of one period there is no other period."""
         low, middle, high = sorted((a, b, c))
@@ -1405,7 +1405,7 @@ def run_troubled(path: pathlib.Path, script: str) -> int:
         [sys.executable, "-c", TROUBLED + textwrap.dedent(script), str(path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=100,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -379,7 +379,7 @@ class TestJsonLines:
         assert encode_lines([]) == b""
 
     @given(events)
-    @settings(max_examples=300)
+    @settings(max_examples=120)
     def test_event_to_line_to_event_restores_everything(self, event: LogEvent) -> None:
         """What can be said in JSON comes back as it was."""
         line = encode_event(event)

@@ -481,7 +481,7 @@ class TestNonsense:
         ),
         st.sampled_from(["template", "message"]),
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=150, deadline=None)
     def test_any_nonsense_becomes_an_event_of_the_right_types(self, attributes: dict[str, Any], name: Any) -> None:
         """Whatever makeLogRecord is given: an event comes out, typed as the model says, and a record of it again."""
         record = logging.LogRecord("n", 20, "p", 1, "m", (), None)
@@ -817,7 +817,7 @@ def records_with_arguments(draw: st.DrawFn) -> logging.LogRecord:
 
 class TestRoundTrip:
     @given(records_with_arguments())
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     def test_record_event_record(self, record: logging.LogRecord) -> None:
         """Everything that a record says is there again when it comes back."""
         event = record_to_event(record)
@@ -863,7 +863,7 @@ class TestRoundTrip:
             st.dictionaries(st.one_of(st.text(max_size=8), st.sampled_from(["name", "msg", "args", "message"])), PLAIN),
         )
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     def test_a_native_event_is_the_same_after_the_round(self, event: LogEvent) -> None:
         """native event -> record -> event is the identity, also through copy and pickle."""
         record = event_to_record(event)

@@ -951,6 +951,67 @@ class TestRoom:
         spool.close()
         assert files(directory) == []
 
+    def test_room_is_made_while_events_are_confirmed(self, make: Callable[..., Spool]):
+        """A segment whose last event is confirmed just when the next one is begun does not stand in the way for ever."""
+        spool = make(max_bytes=3000, segment_bytes=100, cache_bytes=0)
+        over = threading.Event()
+        dropped = confirmed = 0
+
+        def confirm() -> None:
+            nonlocal confirmed
+            while not over.is_set():
+                batch = spool.read(1, ALL)
+                if batch is not None:
+                    spool.confirm(batch.run)
+                    confirmed += 1
+
+        def append() -> None:
+            nonlocal dropped
+            for number in range(count):
+                while True:
+                    try:
+                        spool.append(numbered(number, 1, 50))
+                        break
+                    except SpoolFullError as full:
+                        dropped += spool.drop_oldest(full.need_bytes)
+
+        count = 3000
+        threads = [threading.Thread(target=work, daemon=True) for work in (append, confirm)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-4)
+        try:
+            for thread in threads:
+                thread.start()
+            threads[0].join(TIMEOUT)
+            over.set()
+            assert not threads[0].is_alive(), "it hangs"
+            threads[1].join(TIMEOUT)
+        finally:
+            over.set()
+            sys.setswitchinterval(interval)
+        assert dropped + confirmed + len(drain(spool)) == count
+
+    def test_no_room_where_the_progress_cannot_be_written(
+        self, make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch, reports: Reports
+    ):
+        """The oldest have to stay on the disk then; it says so, and works again when the disk does."""
+        spool = make(max_bytes=10_000, segment_bytes=2000, cache_bytes=3000)
+        count = fill(spool)
+
+        def fail(*_: Any) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "pwrite", fail)
+            dropped = spool.drop_oldest(4000)
+            assert 0 < dropped < 20
+            assert spool.drop_oldest(4000) == 0
+            assert spool.size > 9000
+        assert {kind for kind, _ in reports} == {"spool_cursor"}
+        dropped += spool.drop_oldest(4000)
+        assert spool.size <= 6000
+        assert drain(spool) == [str(number) for number in range(dropped, count)]
+
     def test_everything_may_go(self, make: Callable[..., Spool], directory: pathlib.Path):
         """Also what other processes have left, and the file that is being written to."""
         before = make()

@@ -256,7 +256,7 @@ def run_pytest(path: Path, test: str, *arguments: str, conftest: str = "") -> su
         capture_output=True,
         text=True,
         cwd=path,
-        timeout=120,
+        timeout=100,
     )
 
 

@@ -274,10 +274,14 @@ class _Planner:
             options = {str(key): value for key, value in spec.items()}
             url = options.pop("url", None)
             dotted = options.pop("class", None)
-            if (url is None) is (dotted is None):
+            if url is None and dotted is None:
                 raise _wrong(path, 'a sink needs either "class": "package.SinkClass" or "url": "scheme:..."')
-            if url is None:
+            if dotted is not None:
                 sink_cls = _import(dotted, f"{path}.class") if isinstance(dotted, str) else dotted
+                if url is not None:
+                    if not isinstance(sink_cls, type) or "url" not in get_options(sink_cls):
+                        raise _wrong(path, 'a sink needs either "class": "package.SinkClass" or "url": "scheme:..."')
+                    options["url"] = url
                 return self._plan_class(sink_cls, options, path, f"{path}.class", lax=False)
             if not isinstance(url, str):
                 raise _wrong(f"{path}.url", f"expected a str, got {type(url).__name__}")
@@ -379,7 +383,11 @@ def _options_of_url(sink_cls: Any, parts: SplitResult, path: str) -> dict[str, A
         raise _wrong(path, f"{name} takes its options from the query only: {parts.scheme}:?name=value")
     else:
         options = {}
+    # Where the URL is the destination's own, so is what of its query is no option.
+    known = get_options(sink_cls) if getattr(sink_cls, "keeps_query", False) else None
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        if known is not None and key not in known:
+            continue
         if key in options:
             given = options[key]
             options[key] = [*given, value] if isinstance(given, list) else [given, value]

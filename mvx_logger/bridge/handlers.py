@@ -31,7 +31,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from .. import registry, selflog
-from ..ambient import get_ambient
+from ..ambient import capture, get_ambient
 from ..context import LogContext
 from ..errors import AsyncioLogSinkErrorReason, LogConfigurationError, LogSinkNotFoundError
 from ..guard import forwarding_log, guarded_log, is_internal, mark, report_recursion
@@ -59,6 +59,8 @@ _modules = sys.modules
 
 _LONGEST_CONFIGURATION = 5.0
 """Seconds that dictConfig, and the end of the process, wait for a sink to be made."""
+_SHORT_WAIT = 0.5
+"""Seconds that dictConfig waits for one that takes no time, whatever other threads do."""
 _MOST_EARLY_EVENTS = 10_000
 """Events that are kept for a sink that is being made."""
 _RETRY_INTERVAL = 1.0
@@ -276,7 +278,7 @@ class SinkHandler(_PipelineHandler):
         return self._target.current(None)
 
     def _emit(self, record: LogRecord) -> None:
-        ambient = get_ambient() if "structlog.contextvars" in _modules else None
+        ambient = get_ambient() if "structlog.contextvars" in _modules or capture.active else None
         before = mark.value
         try:
             mark.value = True
@@ -367,7 +369,7 @@ class LogContextHandler(_PipelineHandler):
         return context
 
     def _emit(self, record: LogRecord) -> None:
-        ambient = get_ambient() if "structlog.contextvars" in _modules else None
+        ambient = get_ambient() if "structlog.contextvars" in _modules or capture.active else None
         before = mark.value
         try:
             mark.value = True
@@ -486,13 +488,25 @@ class _Binding:
     def __init__(self, lease: registry.SinkLease, handler: logging.Handler) -> None:
         self.lease = lease
         self.log = guarded_log(lease.sink)
-        self.finalizer = weakref.finalize(handler, lease.release)
+        self.finalizer = weakref.finalize(handler, _release_lease, lease)
         # The end of the process waits for the sinks, not for each lease.
         self.finalizer.atexit = False
 
     def release(self) -> None:
         self.finalizer.detach()
         self.lease.release()
+
+
+def _release_lease(lease: registry.SinkLease) -> None:
+    """Give a share back from a finalizer, which may run while this thread configures logging."""
+    if holds_module_lock():
+        # Ending a sink needs its locks, and whoever holds one may wait for logging's.
+        try:
+            start_thread(lease.release)
+            return
+        except RuntimeError:  # no thread can be started any more: the process ends
+            pass
+    lease.release()
 
 
 class _Pending:
@@ -549,8 +563,8 @@ class _LeasedSink(_Target):
         self._failed_at: float | None = None
         self.label = "sink"
         plan = plan_sink(spec)
-        if holds_module_lock() and _may_wait(plan):
-            self._bind_beside(handler)
+        if holds_module_lock():
+            self._bind_beside(handler, patience=0.0 if _may_wait(plan) else _SHORT_WAIT)
         else:
             self._bind(handler)
 
@@ -571,11 +585,17 @@ class _LeasedSink(_Target):
             made.release()
         return binding
 
-    def _bind_beside(self, handler: logging.Handler) -> None:
+    def _bind_beside(self, handler: logging.Handler, patience: float) -> None:
         """Make the sink in a thread of its own, while this one holds logging's module lock.
 
         A sink that is made waits for its worker, and a worker's client library, which is imported now or logs, waits for
-        that lock. Then it goes on without us, and what is logged until it is there is kept for it.
+        that lock. Then it goes on without us, and what is logged until it is there is kept for it. Also a sink that needs no
+        worker: who holds a lock of the registry may be waiting for logging's, for a handler that the garbage collector has
+        found there.
+
+        Args:
+            handler: Whose sink it is.
+            patience: For so many seconds at least this thread waits, whoever waits for its lock.
         """
         # asyncio's own debug line would be the first to wait: the answer is in the logger's cache now.
         logging.getLogger("asyncio").isEnabledFor(logging.DEBUG)
@@ -587,15 +607,15 @@ class _LeasedSink(_Target):
             start_thread(self._finish_pending, pending, handler)
         except RuntimeError:  # no thread can be started any more: the process ends
             self._finish_pending(pending, handler)
-        deadline = time.monotonic() + _LONGEST_CONFIGURATION
+        began = time.monotonic()
         waiting: set[tuple[int, int]] = set()
-        while time.monotonic() < deadline:
+        while time.monotonic() < began + _LONGEST_CONFIGURATION:
             if pending.wait(0.01):
                 if pending.error is not None:
                     raise pending.error
                 return
             before, waiting = waiting, _workers_in_logging()
-            if before & waiting:
+            if before & waiting and time.monotonic() >= began + patience:
                 break
         pending.is_awaited = False
         if pending.done and pending.error is not None:

@@ -53,6 +53,7 @@ from structlog.exceptions import DropEvent
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 
 from .. import selflog
+from ..ambient import add_trace_context, capture
 from ..errors import LogConfigurationError
 from ..formats import logfmt
 from ..formats.json import encode_value
@@ -782,6 +783,8 @@ def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _
         for key, value in get_contextvars().items():
             if key not in event_dict:
                 event_dict[key] = value
+    if capture.active:
+        add_trace_context(event_dict)
     before = mark.value
     try:
         mark.value = True  # what is made plain here may be anything, and may log

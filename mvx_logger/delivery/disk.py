@@ -208,10 +208,11 @@ class Disk:
             try:
                 return self._spool.append(events)
             except SpoolFullError as full:
-                gone = self._spool.drop_oldest(full.need_bytes) if self._drop_oldest else 0
-                if not gone:
+                if not self._drop_oldest:
                     raise
-                self._accounts.lose_spooled(gone, "spool_full")
+                gone = self._spool.drop_oldest(full.need_bytes)
+                if gone:  # it may have found room without that
+                    self._accounts.lose_spooled(gone, "spool_full")
                 return self._spool.append(events)
         except OSError as err:
             return err

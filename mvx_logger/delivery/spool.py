@@ -95,7 +95,16 @@ else:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-__all__ = ["Spool", "SpoolBatch", "SpoolBusyError", "SpoolError", "SpoolFullError", "SpoolRun", "iter_spool"]
+__all__ = [
+    "Spool",
+    "SpoolBatch",
+    "SpoolBusyError",
+    "SpoolError",
+    "SpoolFullError",
+    "SpoolRun",
+    "iter_spool",
+    "list_spool_labels",
+]
 
 _VERSION = 1
 _CURSOR_MAGIC = b"mvxcursr"
@@ -1872,8 +1881,13 @@ class Spool:
                     index += 1
                     continue
             dropped += epoch.settle(max(segment.first, epoch.read), stop)
-            if epoch.done > epoch.saved:
-                self._advance(epoch)
+            # Also where that was nothing: a segment that was followed by another one just when the last of its events was
+            # confirmed is still there.
+            self._advance(epoch)
+            if not in_flight:
+                if segment in epoch.segments:  # the progress cannot be written: nothing gives space
+                    break
+                index = 0
         return dropped
 
     def _leave_empty(self, epoch: _Epoch, segment: _Segment) -> None:
@@ -1911,6 +1925,31 @@ def iter_spool(directory: str | os.PathLike[str]) -> Iterator[tuple[str, LogEven
     return _iter_spool(path, cursors, files)
 
 
+def list_spool_labels(directory: str | os.PathLike[str]) -> list[str]:
+    """The labels of the spools in a directory that somebody has left or is using: one for each sink.
+
+    Args:
+        directory: Any.
+
+    Returns:
+        The labels, sorted; none where no spool is.
+
+    Raises:
+        SpoolError: The directory cannot be read.
+    """
+    path = os.path.abspath(os.fspath(directory))
+    labels = set()
+    try:
+        cursors, _ = _list(path)
+        for name in cursors:
+            cursor = _peek_cursor(path, name)
+            if cursor is not None and cursor.version == _VERSION:
+                labels.add(cursor.label.decode(errors="replace"))
+    except OSError as err:
+        raise SpoolError(path, f"cannot be read: {err.strerror or err}", cause=err) from err
+    return sorted(labels)
+
+
 def _iter_spool(
     directory: str, cursors: set[str], files: dict[str, list[tuple[int, str]]]
 ) -> Iterator[tuple[str, LogEvent]]:
@@ -1940,19 +1979,26 @@ def _iter_spool(
                     yield f"{prefix}{number:010x}", event
 
 
-def _peek_done(directory: str, name: str) -> int | None:
-    """The first unconfirmed event of an epoch; None when it is of another version."""
+def _peek_cursor(directory: str, name: str) -> _Cursor | None:
+    """What the cursor file of an epoch says, whoever owns it; None where it is gone."""
     path = os.path.join(directory, f"{name}.cursor")
     try:
         with _claim_lock:
             held = _claims.get(_get_identity(os.lstat(path)))
             fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS) if held is None else held
             try:
-                cursor = _read_cursor(fd, name)
+                return _read_cursor(fd, name)
             finally:
                 if held is None:
                     os.close(fd)
     except OSError:
+        return None
+
+
+def _peek_done(directory: str, name: str) -> int | None:
+    """The first unconfirmed event of an epoch; None when it is of another version."""
+    cursor = _peek_cursor(directory, name)
+    if cursor is None:
         return 0
     return None if cursor.version not in (None, _VERSION) else cursor.done
 

@@ -96,6 +96,10 @@ class EventTemplate:
         """The text for an event."""
         return "".join([part if isinstance(part, str) else part(event) for part in self._parts])
 
+    def replace_fields(self, text: str, *, clean: Callable[[str], str] = str) -> str:
+        """The template with ``text`` (e.g. a wildcard) for each field; ``clean`` is called with what stands around them."""
+        return "".join([clean(part) if isinstance(part, str) else text for part in self._parts])
+
     def __repr__(self) -> str:
         return f"EventTemplate({self.text!r})"
 
