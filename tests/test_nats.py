@@ -464,7 +464,6 @@ class TestLogin:
         limits = {"subs": -1, "data": -1, "payload": -1, "conn": -1, "imports": -1, "exports": -1, "wildcards": True,
                   "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}  # fmt: skip
         system = {name: value for name, value in limits.items() if not name.endswith("storage")}
-        account_claims = {"type": "account", "version": 2}
         unlimited = {"subs": -1, "data": -1, "payload": -1}
         tokens = [
             encode_jwt({"name": "op", "sub": names[0], "nats": {"type": "operator", "version": 2}}, operator),
@@ -491,13 +490,13 @@ class TestLogin:
     def test_a_missing_permission_is_told_at_once(self, server: NatsServer, make_sink: Any) -> None:
         """The server tells of it beside; nobody has to wait for a timeout. Given it, all arrive."""
         right = "user: bob, password: x, permissions: {{ publish: {} }}"
-        server.settings = "authorization { users: [{ %s }] }" % right.format('["$JS.API.>"]')
+        server.settings = "authorization {{ users: [{{ {} }}] }}".format(right.format('["$JS.API.>"]'))
         server.reload()
         sink = make_sink(username="bob", password="x", delivery_timeout=None)
         for event in make_events(3):
             sink.log(event)
         wait_for_error(sink, "ermissions violation")
-        server.settings = "authorization { users: [{ %s }] }" % right.format('">"')
+        server.settings = "authorization {{ users: [{{ {} }}] }}".format(right.format('">"'))
         server.reload()
         assert sink.flush(timeout=WAIT)
         check_arrived(lambda: server.read_names(user="bob", password="x"), 3, exactly_once=True)

@@ -20,7 +20,7 @@ from ..delivery.sink import AsyncioLogSink, LogDeliveryErrorKind, LogEventBatch
 from ..errors import LogDeliveryPartialError, LogDeliveryRefusedError, LogDeliveryTransientError
 from ..formats.json import encode_event
 from ..formats.template import EventTemplate
-from ..formats.text import level_name
+from ..formats.text import LEVEL_NAMES, level_name
 from ..model import LogEvent
 from ..options import convert_option, get_options, parse_servers
 from .kafka_client import KafkaPlace, clean_topic, make_topic_template, wrong_option
@@ -28,9 +28,12 @@ from .kafka_reader import read_topics
 
 __all__ = ["KafkaLogSink"]
 
-_MAX_PAUSE = 0.01
-_MAX_TIME = 253_402_300_799_999
-"""The end of the year 9999, in milliseconds."""
+_MIN_PAUSE, _MAX_PAUSE = 0.000_5, 0.01
+"""Seconds between two looks for acknowledgements: the longer they take, the longer."""
+_MAX_TIME = 253_402_300_800.0
+"""The end of the year 9999."""
+_LEVELS = {number: name.encode() for number, name in LEVEL_NAMES.items()}
+_UTF8 = "utf-8", "replace"
 
 
 class KafkaLogSink(AsyncioLogSink):
@@ -240,44 +243,41 @@ class KafkaLogSink(AsyncioLogSink):
             else:
                 failed[ids.index(message.headers()[0][1].decode())] = _describe(error)
 
-        producer = self._producer
-        poll, produce = producer.poll, producer.produce
+        poll, produce = self._producer.poll, self._producer.produce
+        topic, make_key, format_topic = self._topic, self._key, self._template.format
         for index in indices:
             event = events[index]
-            stamp = event.timestamp
-            arguments: dict[str, Any] = {
-                "value": encode_event(event),
-                "key": (self._key.format(event).encode("utf-8", "replace") or None) if self._key is not None else None,
-                "timestamp": int(stamp * 1_000) if 0.0 < stamp < _MAX_TIME / 1_000 else 0,
-                "on_delivery": on_delivery,
-                "headers": [
-                    ("delivery-id", ids[index].encode()),
-                    ("level", level_name(event.level, event.origin).encode("utf-8", "replace")),
-                    ("namespace", (event.meta.event_namespace or "").encode("utf-8", "replace")),
-                ],
-            }
-            topic = self._topic or clean_topic(self._template.format(event))
+            stamp, origin, namespace = event.timestamp, event.origin, event.meta.event_namespace
+            level = (_LEVELS.get(event.level) if origin is None else None) or level_name(event.level, origin).encode(
+                *_UTF8
+            )
+            headers = [
+                ("delivery-id", ids[index].encode()),
+                ("level", level),
+                ("namespace", namespace.encode(*_UTF8) if namespace else b""),
+            ]
+            value = encode_event(event)
+            key = None if make_key is None else make_key.format(event).encode(*_UTF8) or None
+            place = topic or clean_topic(format_topic(event))
+            time_ms = int(stamp * 1_000) if 0.0 < stamp < _MAX_TIME else 0
             while True:
                 try:
-                    produce(topic, **arguments)
+                    produce(place, value, key, on_delivery=on_delivery, timestamp=time_ms, headers=headers)
                     left += 1
                 except BufferError:  # more than librdkafka keeps: until some of it has gone
-                    await self._wait(deadline)
+                    await self._wait(deadline, _MIN_PAUSE)
                     poll(0)
                     continue
                 except KafkaException as err:
                     failed[index] = _describe(err.args[0])
                 break
-        pause = 0.0
+        began = time.monotonic()
         while left:
-            if poll(0):
-                pause = 0.0
-            elif left:
-                await self._wait(deadline, pause)
-                pause = min(pause + 0.000_5, _MAX_PAUSE)
+            if not poll(0):
+                await self._wait(deadline, min(_MIN_PAUSE + (time.monotonic() - began) / 20, _MAX_PAUSE))
         return failed
 
-    async def _wait(self, deadline: float | None, seconds: float = 0.001) -> None:
+    async def _wait(self, deadline: float | None, seconds: float) -> None:
         """Wait a little, unless it is no use.
 
         Raises:
