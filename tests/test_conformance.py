@@ -15,7 +15,8 @@ import broken_sinks
 import pytest
 from tcp_helpers import Connection, TcpServer
 
-from mvx_logger import FileLogSink, SqliteLogSink
+from mvx_logger import AsyncioLogSink, FileLogSink, SqliteLogSink
+from mvx_logger.delivery.process import running_sinks
 from mvx_logger.formats.json import decode_event
 from mvx_logger.sinks.dead_letter import DeadLetterFile
 from mvx_logger.testing import SinkConformance, SinkDestination
@@ -29,6 +30,20 @@ assert _SPEC is not None
 assert _SPEC.loader is not None
 example = sys.modules["custom_tcp_sink"] = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(example)
+
+
+@pytest.fixture(autouse=True)
+def _end_what_is_broken() -> Iterator[None]:
+    """A sink that never closes must not be there when other tests run."""
+    before = set(running_sinks())
+    yield
+    for shelf in broken_sinks.shelves.values():
+        shelf.repair()
+        shelf.go_on()
+        shelf.refused.clear()
+    broken_sinks.shelves.clear()
+    for sink in set(running_sinks()) - before:
+        AsyncioLogSink.close(sink)
 
 
 class Peer(SinkDestination):
