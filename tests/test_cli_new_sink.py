@@ -55,13 +55,13 @@ def test_its_tests_pass_at_once(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_types_are_right(tmp_path: Path) -> None:
+def test_its_types_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new_sink("acme-sink", "--directory", str(tmp_path / "acme"))
-    os.environ["MYPYPATH"] = ROOT
-    try:
-        out, err, status = api.run(["--strict", "--no-incremental", str(tmp_path / "acme" / "acme_sink")])
-    finally:
-        del os.environ["MYPYPATH"]
+    if "site-packages" not in ROOT:  # mypy finds what is installed, but not by way of an import hook
+        monkeypatch.setenv("MYPYPATH", ROOT)
+    out, err, status = api.run(
+        ["--strict", "--no-incremental", "--follow-imports=silent", str(tmp_path / "acme" / "acme_sink")]
+    )
     assert status == 0, out + err
 
 
