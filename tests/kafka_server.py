@@ -203,12 +203,13 @@ class Gate:
     def close(self) -> None:
         async def end() -> None:
             self._server.close()
-            for writer in list(self._writers):
-                writer.transport.abort()
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Nothing is cancelled: a connection that is being accepted would be left open.
+            for _ in range(500):
+                for writer in list(self._writers):
+                    writer.transport.abort()
+                if asyncio.all_tasks() == {asyncio.current_task()}:
+                    break
+                await asyncio.sleep(0.01)
             with contextlib.suppress(TimeoutError):  # for those whose handshake is not over
                 await asyncio.wait_for(self._server.wait_closed(), 5)
             await asyncio.sleep(0.05)
