@@ -102,7 +102,7 @@ def write_package(name: str, directory: str) -> list[str]:
 
 
 def _write(names: Mapping[str, str], directory: str) -> list[str]:
-    templates = files(__package__) / "_new_sink"
+    templates = files("mvx_logger.cli") / "_new_sink"
     written = []
     for target, source in _FILES.items():
         relative = Template(target).substitute(names)
