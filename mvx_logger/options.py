@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Option",
     "check_options",
+    "check_own_options",
     "convert_option",
     "fold_config",
     "get_options",
@@ -234,6 +235,36 @@ def check_options(
             raise LogConfigurationError(
                 f"{where}: missing; {target.__name__} needs it", details={"path": where, "target": target.__name__}
             )
+    return checked
+
+
+def check_own_options(
+    target: type, given: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, Any]:
+    """Check the options of a sink class' own constructor, without those that it passes on.
+
+    Args:
+        target: The class; its options are keyword-only parameters.
+        given: What was given, and possibly more: e.g. ``locals()`` at the beginning of the constructor.
+        ranges: The smallest and the largest value of options that are numbers.
+
+    Returns:
+        All own options, converted, with defaults for those that are missing.
+
+    Raises:
+        LogConfigurationError: One has the wrong type, or is out of its range.
+    """
+    known = get_options(target)
+    own: Any = vars(target)["__init__"]
+    checked: dict[str, Any] = {}
+    for name, default in own.__kwdefaults__.items():
+        value = checked[name] = convert_option(given.get(name, default), known[name].type, path=name)
+        if ranges is not None and name in ranges and value is not None:
+            low, high = ranges[name]
+            if not low <= value <= high:
+                raise LogConfigurationError(
+                    f"{name}: expected {low:g} to {high:g}, got {value}", details={"path": name}
+                )
     return checked
 
 

@@ -22,7 +22,7 @@ from ..formats.json import encode_event
 from ..formats.template import EventTemplate
 from ..formats.text import LEVEL_NAMES, level_name
 from ..model import LogEvent
-from ..options import convert_option, get_options, parse_servers
+from ..options import check_own_options, parse_servers
 from .kafka_client import KafkaPlace, clean_topic, make_topic_template, wrong_option
 from .kafka_reader import read_topics
 
@@ -314,14 +314,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def _check(given: Mapping[str, Any]) -> dict[str, Any]:
     """The sink's own options, each checked by itself, with defaults for those that are missing."""
-    known = get_options(KafkaLogSink)
-    own: Any = KafkaLogSink.__init__
-    checked: dict[str, Any] = {}
-    for name, default in own.__kwdefaults__.items():
-        value = checked[name] = convert_option(given.get(name, default), known[name].type, path=name)
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and high is not None and not low <= value <= high:
-            raise wrong_option(name, f"expected {low:g} to {high:g}, got {value}")
+    checked = check_own_options(KafkaLogSink, given, _RANGES)
     if (checked["username"] is None) != (checked["password"] is None):
         raise wrong_option("username", "username and password go together")
     return checked

@@ -24,7 +24,7 @@ from ..errors import (
 from ..formats.json import encode_event
 from ..formats.template import EventTemplate
 from ..model import LogEvent
-from ..options import convert_option, get_options, parse_servers
+from ..options import check_own_options, parse_servers
 from .nats_client import NatsConnection, NatsPlace
 from .nats_reader import read_stream
 
@@ -377,14 +377,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def _check(given: Mapping[str, Any]) -> dict[str, Any]:
     """The sink's own options, each checked by itself and with the others, with defaults for those that are missing."""
-    known = get_options(NatsLogSink)
-    own: Any = NatsLogSink.__init__
-    checked: dict[str, Any] = {}
-    for name, default in own.__kwdefaults__.items():
-        value = checked[name] = convert_option(given.get(name, default), known[name].type, path=name)
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and high is not None and value is not None and not low <= value <= high:
-            raise _wrong(name, f"expected {low:g} to {high:g}, got {value}")
+    checked = check_own_options(NatsLogSink, given, _RANGES)
     if checked["stream"] is not None and not _IS_STREAM.fullmatch(checked["stream"]):
         raise _wrong("stream", "expected a name without spaces, dots, slashes and wildcards")
     if (checked["username"] is None) != (checked["password"] is None):

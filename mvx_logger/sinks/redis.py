@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..formats.json import encode_event
 from ..model import LogEvent
-from ..options import check_options, convert_option, get_options, options_from_url, require_extra
+from ..options import check_options, check_own_options, options_from_url, require_extra
 from ..tls import make_tls_context
 from .redis_client import RedisPlace, encode_key, make_client, make_cluster, make_key_template, wrong_option
 from .redis_reader import read_streams
@@ -61,15 +61,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 def _check(given: Mapping[str, Any]) -> dict[str, Any]:
     """The sink's own options, each checked by itself, with defaults for those that are missing."""
-    known = get_options(RedisLogSink)
-    own: Any = RedisLogSink.__init__
-    checked: dict[str, Any] = {}
-    for name, default in own.__kwdefaults__.items():
-        value = checked[name] = convert_option(given.get(name, default), known[name].type, path=name)
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and high is not None and value is not None and not low <= value <= high:
-            raise wrong_option(name, f"expected {low:g} to {high:g}, got {value}")
-    return checked
+    return check_own_options(RedisLogSink, given, _RANGES)
 
 
 class RedisLogSink(AsyncioLogSink):
