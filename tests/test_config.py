@@ -1592,6 +1592,7 @@ class TestUnderLoad:
         assert get_root_log_context().log_sink is get_log_sink(names[0])
         wait_until(lambda: len(worker_threads()) == 1)
 
+    @pytest.mark.untraced  # a tracer has a lock of its own
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_child_can_be_configured_although_another_thread_was_at_it(self) -> None:
         """The lock of a thread that is not there does not hold it up."""
