@@ -63,6 +63,8 @@ __all__ = [
 
 DEFAULT_SINK_NAME = "stderr"
 _MAX_NEAREST = 100_000
+_LONGEST_WAIT = 0.5
+"""Seconds that a thread which configures `logging` waits for a lock."""
 
 
 class _Entry:
@@ -125,8 +127,35 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+class RegistryBusyError(RuntimeError):
+    """This thread configures the standard library's logging, and must not wait for a lock of ours any longer."""
+
+
+class _ShortWait:
+    """A lock for whoever holds the module lock of `logging`.
+
+    A finalizer, which may log, runs anywhere: so who has a lock of ours may be waiting for that one.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=_LONGEST_WAIT):
+            raise RegistryBusyError("another thread has held a lock of the registry for too long")
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+def _hold(lock: Any) -> Any:
+    """What to hold the lock with."""
+    is_owned = getattr(getattr(sys.modules.get("logging"), "_lock", None), "_is_owned", None)
+    return _ShortWait(lock) if is_owned is not None and is_owned() else lock
+
+
 def _turn(key: Any) -> Any:
-    with _lock:
+    with _hold(_lock):
         turn = _turns.get(key)
         if turn is None:
             turn = _turns[key] = threading.RLock()
@@ -326,16 +355,16 @@ def lease_sink(sink_cls: Any, options: Mapping[str, Any]) -> SinkLease:
     Raises:
         LogSinkDescriptorBuildError: The options are wrong.
         LogSinkCreateError: The sink could not be made.
+        RegistryBusyError: This thread holds the module lock of `logging`, and another one a lock of ours, for too long.
     """
     key = (sink_cls, describe_sink(sink_cls, options))
-    with _turn(key):
+    with _hold(_turn(key)):
         entry = _take_share(key)
         if entry is None:
             sink, terminate = create_sink(sink_cls, options)
             entry = _Entry(sink_cls, key[1], sink, terminate)
             entry.leases = 1
-            with _lease_lock:
-                _leased[key] = entry
+            _leased[key] = entry  # nobody else adds this key: it is our turn
     found = entry
     _take_back()
 
@@ -347,7 +376,7 @@ def lease_sink(sink_cls: Any, options: Mapping[str, Any]) -> SinkLease:
 
 
 def _take_share(key: tuple[Any, LogSinkDescriptor]) -> _Entry | None:
-    with _lease_lock:
+    with _hold(_lease_lock):
         entry = _leased.get(key)
         if entry is not None:
             entry.leases += 1

@@ -26,6 +26,31 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 # swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
 # more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
 LONGEST = 180.0
+# Modules in which all tests talk to real servers.
+_WITH_SERVERS = {
+    f"test_{name}"
+    for name in [
+        "amqp",
+        "clickhouse",
+        "conformance",
+        "datadog",
+        "elasticsearch",
+        "http",
+        "http_presets",
+        "http_presets_conformance",
+        "kafka",
+        "loki",
+        "mqtt",
+        "nats",
+        "otlp",
+        "postgres",
+        "redis",
+        "seq",
+        "splunk",
+        "syslog",
+        "victorialogs",
+    ]
+}
 _stderr = pytest.StashKey[int]()
 
 
@@ -46,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in missing]
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
-            if item.get_closest_marker("slow") is not None:
+            if item.get_closest_marker("slow") is not None or item.path.stem in _WITH_SERVERS:
                 item.add_marker(pytest.mark.flaky(reruns=2, rerun_except=r"Timeout \(>"))
 
 

@@ -631,6 +631,34 @@ class TestDisk:
         assert_accounts(stats)
         assert (stats.accepted, stats.delivered, stats.pending) == (10, 10, 0)
 
+    def test_flush_after_events_were_lost_behind_recovered_ones(
+        self, make: Make, to: Destination, tmp_path: Path, reports: list[selflog.SelfLogReport]
+    ) -> None:
+        """What others have left is on its way; the disk is full, and new events make room for newer ones. None of those that
+        are on their way counts as lost, so that nobody waits for an event that is settled."""
+        to.fail = lambda name: OSError("down")
+        sink = make(durable=tmp_path / "spool", shutdown_timeout=0.1)
+        for number in range(3):
+            sink.log(make_event(f"old {number}"))
+        sink.close()
+        to.fail = lambda name: None
+        to.open.clear()
+        to.arrived.clear()
+        sink = make(
+            durable=tmp_path / "spool",
+            durability="commit",
+            spool_max_bytes=8_000,
+            queue_overflow_policy=Policy.DROP_OLDEST,
+        )
+        assert to.arrived.wait(TIMEOUT)
+        for number in range(3):
+            sink.log(make_event(f"new {number}", text="x" * 3_000))
+        assert sink.stats().dropped == {"spool_full": 2}
+        to.open.set()
+        assert sink.flush()
+        assert to.names == ["old 0", "old 1", "old 2", "new 2"]
+        assert_accounts(sink.stats())
+
     def test_commit_returns_when_the_event_is_on_the_disk(self, make: Make, to: Destination, tmp_path: Path) -> None:
         """While the destination does not answer."""
         sink = make(durable=tmp_path / "spool", durability="commit")

@@ -66,6 +66,8 @@ Policy = AsyncioLogSinkQueueOverflowPolicy
 SIZES = {"light": 0, "poison": 0, "medium": 700, "large": 3_000, "huge": 40_000}
 KINDS = st.sampled_from(["light", "light", "light", "poison", "medium", "large", "huge"])
 UP = "up"
+pytestmark = pytest.mark.slow
+
 MODES = ("down", "unreachable", "odd", "refusing", "choking", "partial", "resetting", "frozen", "deaf")
 
 

@@ -1127,6 +1127,7 @@ class TestFork:
             with lock:
                 event.set()
                 leave.wait(30)
+            registry._take_back()  # as everybody who has held it
 
         threads = [
             threading.Thread(target=lambda: configure_log_sink(name="slow", sink_cls=Slow, size=0)),

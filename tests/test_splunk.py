@@ -40,7 +40,7 @@ class TestWhatArrives:
         for event, record in zip(events, records, strict=True):
             found = record["event"]
             assert decode_event(json.dumps(found["event"])) == decode_event(encode_event(event))
-            assert found["time"] == round(event.timestamp, 6)
+            assert found["time"] == pytest.approx(event.timestamp, rel=0, abs=1e-6)
             assert (found["host"], found["source"], found["sourcetype"], found["index"]) == (
                 "web-1",
                 "shop",

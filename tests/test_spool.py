@@ -594,7 +594,7 @@ class TestArguments:
         with pytest.raises(SpoolError, match="not open"):
             spool.append(numbered(0))
         assert spool.read(1, ALL) is None
-        assert spool.adopt() == spool.drop_oldest(10) == 0
+        assert (spool.adopt(), spool.drop_oldest(10)) == (0, (0, 0))
         spool.rewind()
         spool.close()
         assert not directory.exists()
@@ -930,9 +930,9 @@ class TestRoom:
         count = fill(spool)
         in_flight = spool.read(2, ALL)
         assert in_flight is not None
-        assert spool.drop_oldest(20_000) == 0
-        assert spool.drop_oldest(0) == 0
-        dropped = spool.drop_oldest(4000)
+        assert spool.drop_oldest(20_000) == (0, 0)
+        assert spool.drop_oldest(0) == (0, 0)
+        dropped = sum(spool.drop_oldest(4000))
         assert 15 < dropped < 40
         assert spool.size == disk_size(directory) + sum(path.stat().st_size for path in files(directory, ".dropped"))
         assert spool.size <= 6000
@@ -973,7 +973,7 @@ class TestRoom:
                         spool.append(numbered(number, 1, 50))
                         break
                     except SpoolFullError as full:
-                        dropped += spool.drop_oldest(full.need_bytes)
+                        dropped += sum(spool.drop_oldest(full.need_bytes))
 
         count = 3000
         threads = [threading.Thread(target=work, daemon=True) for work in (append, confirm)]
@@ -1003,12 +1003,12 @@ class TestRoom:
 
         with monkeypatch.context() as broken:
             broken.setattr(os, "pwrite", fail)
-            dropped = spool.drop_oldest(4000)
+            dropped = sum(spool.drop_oldest(4000))
             assert 0 < dropped < 20
-            assert spool.drop_oldest(4000) == 0
+            assert spool.drop_oldest(4000) == (0, 0)
             assert spool.size > 9000
         assert {kind for kind, _ in reports} == {"spool_cursor"}
-        dropped += spool.drop_oldest(4000)
+        dropped += sum(spool.drop_oldest(4000))
         assert spool.size <= 6000
         assert drain(spool) == [str(number) for number in range(dropped, count)]
 
@@ -1019,7 +1019,7 @@ class TestRoom:
         before.close()
         spool = make(max_bytes=4000)
         spool.append(numbered(5, 5, 100))
-        assert spool.drop_oldest(4000) == 10
+        assert spool.drop_oldest(4000) == (5, 5)
         assert (spool.pending, spool.size) == (0, 0)
         assert spool.read(1, ALL) is None
         spool.append(numbered(10))
@@ -1035,7 +1035,7 @@ class TestRoom:
         for number in range(30):
             spool.append(numbered(number, 1, 100))
         assert spool.read(1, ALL) is not None
-        dropped = spool.drop_oldest(5000)
+        dropped = sum(spool.drop_oldest(5000))
         shutil.copytree(directory, tmp_path / "crashed")
         left = names(event for _, event in read_all(spool))
         crashed = Spool(tmp_path / "crashed", label="tests", report=reports)
@@ -1254,7 +1254,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(need_bytes=st.sampled_from([500, 2000, 3000]))
     def drop_oldest(self, need_bytes: int) -> None:
         order = self.order()
-        dropped = self.spool.drop_oldest(need_bytes)
+        dropped = sum(self.spool.drop_oldest(need_bytes))
         left = {number for number, _ in iter_spool(self.path)}
         gone = [
             entry
@@ -1395,7 +1395,7 @@ class Ledger:
 
     def drop(self, spool: Spool, need_bytes: int) -> int:
         self.unsure = set(self.there)
-        dropped = spool.drop_oldest(need_bytes)
+        dropped = sum(spool.drop_oldest(need_bytes))
         left = {number for number, _ in iter_spool(spool.directory)}
         self.settle(self.unsure - left)
         return dropped

@@ -59,8 +59,6 @@ _modules = sys.modules
 
 _LONGEST_CONFIGURATION = 5.0
 """Seconds that dictConfig, and the end of the process, wait for a sink to be made."""
-_SHORT_WAIT = 0.5
-"""Seconds that dictConfig waits for one that takes no time, whatever other threads do."""
 _MOST_EARLY_EVENTS = 10_000
 """Events that are kept for a sink that is being made."""
 _RETRY_INTERVAL = 1.0
@@ -563,10 +561,13 @@ class _LeasedSink(_Target):
         self._failed_at: float | None = None
         self.label = "sink"
         plan = plan_sink(spec)
-        if holds_module_lock():
-            self._bind_beside(handler, patience=0.0 if _may_wait(plan) else _SHORT_WAIT)
-        else:
+        if holds_module_lock() and _may_wait(plan):
+            self._bind_beside(handler)
+            return
+        try:
             self._bind(handler)
+        except registry.RegistryBusyError:
+            self._bind_beside(handler)
 
     def _bind(self, handler: logging.Handler) -> _Binding:
         from .config import resolve_sink
@@ -585,17 +586,11 @@ class _LeasedSink(_Target):
             made.release()
         return binding
 
-    def _bind_beside(self, handler: logging.Handler, patience: float) -> None:
+    def _bind_beside(self, handler: logging.Handler) -> None:
         """Make the sink in a thread of its own, while this one holds logging's module lock.
 
         A sink that is made waits for its worker, and a worker's client library, which is imported now or logs, waits for
-        that lock. Then it goes on without us, and what is logged until it is there is kept for it. Also a sink that needs no
-        worker: who holds a lock of the registry may be waiting for logging's, for a handler that the garbage collector has
-        found there.
-
-        Args:
-            handler: Whose sink it is.
-            patience: For so many seconds at least this thread waits, whoever waits for its lock.
+        that lock. Then it goes on without us, and what is logged until it is there is kept for it.
         """
         # asyncio's own debug line would be the first to wait: the answer is in the logger's cache now.
         logging.getLogger("asyncio").isEnabledFor(logging.DEBUG)
@@ -607,15 +602,15 @@ class _LeasedSink(_Target):
             start_thread(self._finish_pending, pending, handler)
         except RuntimeError:  # no thread can be started any more: the process ends
             self._finish_pending(pending, handler)
-        began = time.monotonic()
+        deadline = time.monotonic() + _LONGEST_CONFIGURATION
         waiting: set[tuple[int, int]] = set()
-        while time.monotonic() < began + _LONGEST_CONFIGURATION:
+        while time.monotonic() < deadline:
             if pending.wait(0.01):
                 if pending.error is not None:
                     raise pending.error
                 return
             before, waiting = waiting, _workers_in_logging()
-            if before & waiting and time.monotonic() >= began + patience:
+            if before & waiting:
                 break
         pending.is_awaited = False
         if pending.done and pending.error is not None:

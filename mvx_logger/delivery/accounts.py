@@ -136,14 +136,14 @@ class Accounts:
         if runs != self.runs:  # it was taken for settled
             self.settled_own -= 1
 
-    def lose_spooled(self, count: int, reason: str) -> None:
-        """Events on the disk are lost, the oldest there; what was recovered comes first."""
+    def lose_spooled(self, own: int, recovered: int, reason: str) -> None:
+        """Events on the disk are lost."""
         with self.lock:
-            self.spooled -= count
-            self.dropped[reason] += count
-            recovered = max(0, min(count, self.recovered_target - self.settled_recovered))
+            self.spooled -= own + recovered
+            self.dropped[reason] += own + recovered
             self.settled_recovered += recovered
-            self.settled_own += count - recovered
+            self.settled_own += own
+            self._wake_settled()
 
     def finish(self, own: int, recovered: int, *, delivered: bool) -> bool:
         """All events of a window are settled; False when the run is over and they were counted already.

@@ -53,7 +53,7 @@ class Disk:
         # What was committed meanwhile: only then it is clear whether it was found.
         self._unclear: list[tuple[SpoolRun, int]] = []
         self._pause_until = 0.0
-        self._damaged = 0
+        self._damaged = (0, 0)
 
     def is_willing(self) -> bool:
         """False for a while after it has refused."""
@@ -85,7 +85,7 @@ class Disk:
                 if found is not None:
                     self._accounts.take_over(found)
                     self.is_open = True
-                    self._damaged = 0
+                    self._damaged = (0, 0)
                 self._is_opening = False
                 while self._unclear:
                     self._count_commit(*self._unclear.pop())
@@ -210,9 +210,9 @@ class Disk:
             except SpoolFullError as full:
                 if not self._drop_oldest:
                     raise
-                gone = self._spool.drop_oldest(full.need_bytes)
-                if gone:  # it may have found room without that
-                    self._accounts.lose_spooled(gone, "spool_full")
+                own, recovered = self._spool.drop_oldest(full.need_bytes)
+                if own or recovered:  # it may have found room without that
+                    self._accounts.lose_spooled(own, recovered, "spool_full")
                 return self._spool.append(events)
         except OSError as err:
             return err
@@ -235,7 +235,8 @@ class Disk:
                 return None
             size = len(batch.events)
             if batch.expired:
-                accounts.lose_spooled(batch.expired, "expired")
+                own, recovered = (0, batch.expired) if batch.recovered else (batch.expired, 0)
+                accounts.lose_spooled(own, recovered, "expired")
                 selflog.report(
                     "expired", "events were too old when their turn came", sink=self._label, lost=batch.expired
                 )
@@ -256,10 +257,11 @@ class Disk:
                 self._on_error(err)
 
     def _count_damage(self) -> None:
-        lost = self._spool.lost - self._damaged
-        if lost > 0:
-            self._damaged += lost
-            self._accounts.lose_spooled(lost, "spool_damaged")
+        lost, recovered = self._spool.lost, self._spool.lost_recovered
+        before, self._damaged = self._damaged, (lost, recovered)
+        if lost > before[0]:
+            recovered -= before[1]
+            self._accounts.lose_spooled(lost - before[0] - recovered, recovered, "spool_damaged")
 
     def _on_error(self, err: Exception) -> None:
         if isinstance(err, SpoolBusyError):  # a signal handler has interrupted somebody who is at the disk: no trouble

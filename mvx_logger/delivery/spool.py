@@ -983,7 +983,7 @@ class Spool:
         self._fresh: list[_Segment] = []
         # Bytes: written by appends, found at adoption, removed. See `_Epoch` for why they are three.
         self._written = self._found = self._removed = 0
-        self._lost = self._expired = self._expired_told = 0
+        self._lost = self._lost_recovered = self._expired = self._expired_told = 0
         self._told: set[str] = set()
 
     def _begin_turns(self) -> None:
@@ -1019,6 +1019,11 @@ class Spool:
     def lost(self) -> int:
         """Events that are known to be gone by damage, since `open`. `appended + recovered` includes them."""
         return self._lost
+
+    @property
+    def lost_recovered(self) -> int:
+        """How many of them others had left behind."""
+        return self._lost_recovered
 
     @property
     def expired(self) -> int:
@@ -1333,8 +1338,9 @@ class Spool:
                 last.damaged = True
                 self._tell_damage(last.path, 0, "the end of a spool file is unreadable: its last events may be gone")
 
-    def _tell_damage(self, path: str, lost: int, message: str) -> None:
+    def _tell_damage(self, path: str, lost: int, message: str, *, is_recovered: bool = True) -> None:
         self._lost += lost
+        self._lost_recovered += lost * is_recovered
         self._report("spool_damaged", message, path=path, lost=lost)
 
     def _check_own_files(self) -> None:
@@ -1798,7 +1804,8 @@ class Spool:
     def _note_damage(self, epoch: _Epoch, segment: _Segment | None, lost: int) -> None:
         if lost or (segment is not None and not segment.damaged):
             path = epoch.path if segment is None else segment.path
-            self._tell_damage(path, lost, "a spool file is damaged; what can be read of it is delivered")
+            message = "a spool file is damaged; what can be read of it is delivered"
+            self._tell_damage(path, lost, message, is_recovered=epoch.recovered)
         if segment is not None:
             segment.damaged = True
 
@@ -1842,22 +1849,27 @@ class Spool:
 
     # ------------------------------------------------------------------ making room
 
-    def drop_oldest(self, need_bytes: int) -> int:
+    def drop_oldest(self, need_bytes: int) -> tuple[int, int]:
         """Make room for an append by removing the oldest segments, but for those with events that are read and unconfirmed.
 
         Args:
             need_bytes: How many bytes the append takes (`SpoolFullError.need_bytes`).
 
         Returns:
-            How many unread events were removed. There may be too little room all the same: when all that is left is on
-            its way, or when as much never fits (then nothing is removed).
+            How many unread events were removed: of those that were appended in this life, and of those that others had
+            left behind. There may be too little room all the same: when all that is left is on its way, or when as much
+            never fits (then nothing is removed).
         """
-        dropped = 0
+        own = recovered = 0
         if need_bytes <= self._max_bytes:
             with self._reading.take(self._directory):
                 for epoch in self._epochs if self._is_open else ():
-                    dropped += self._drop_from(epoch, self._max_bytes - need_bytes)
-        return dropped
+                    dropped = self._drop_from(epoch, self._max_bytes - need_bytes)
+                    if epoch.recovered:
+                        recovered += dropped
+                    else:
+                        own += dropped
+        return own, recovered
 
     def _drop_from(self, epoch: _Epoch, limit: int) -> int:
         dropped = 0
