@@ -28,28 +28,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 LONGEST = 180.0
 # Modules in which all tests talk to real servers.
 _WITH_SERVERS = {
-    f"test_{name}"
-    for name in [
-        "amqp",
-        "clickhouse",
-        "conformance",
-        "datadog",
-        "elasticsearch",
-        "http",
-        "http_presets",
-        "http_presets_conformance",
-        "kafka",
-        "loki",
-        "mqtt",
-        "nats",
-        "otlp",
-        "postgres",
-        "redis",
-        "seq",
-        "splunk",
-        "syslog",
-        "victorialogs",
-    ]
+    "test_amqp",
+    "test_clickhouse",
+    "test_conformance",
+    "test_datadog",
+    "test_elasticsearch",
+    "test_http",
+    "test_http_presets",
+    "test_http_presets_conformance",
+    "test_kafka",
+    "test_loki",
+    "test_mqtt",
+    "test_nats",
+    "test_otlp",
+    "test_postgres",
+    "test_redis",
+    "test_seq",
+    "test_splunk",
+    "test_syslog",
+    "test_victorialogs",
 }
 _stderr = pytest.StashKey[int]()
 

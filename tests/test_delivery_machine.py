@@ -165,7 +165,8 @@ class World:
             self.keep([names[index] for index in taken], None if ids is None else [ids[index] for index in taken])
             if poison or again:
                 self._asked_again.update(names[index] for index in again)
-                self.excused.update(names[index] for index in again)
+                # One that is refused comes later where it is not given up: the policy FAIL keeps it.
+                self.excused.update(names[index] for index in (*again, *poison))
                 raise LogDeliveryPartialError("a part", refused=dict.fromkeys(poison, "poison"), retry=again)
             return
         self.keep(names, ids)
