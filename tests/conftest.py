@@ -60,16 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where many real processes meet on a busy machine, one failure in a row of attempts is told, and not the end. A test
-    that hangs is: waiting is what no program does because the machine is busy."""
+    """Where threads and real processes meet on a busy machine, one failure in a row of attempts is told, and not the end. A
+    test that hangs is: waiting is what no program does because the machine is busy."""
     if find_spec("chdb") is None:  # half a gigabyte: only one environment has it
         missing = [item for item in items if "modern" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=missing)
         items[:] = [item for item in items if item not in missing]
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
-            if item.get_closest_marker("slow") is not None or item.path.stem in _WITH_SERVERS:
-                item.add_marker(pytest.mark.flaky(reruns=2, rerun_except=r"Timeout \(>"))
+            is_busy = item.get_closest_marker("slow") is not None or item.path.stem in _WITH_SERVERS
+            item.add_marker(pytest.mark.flaky(reruns=2 if is_busy else 1, rerun_except=r"Timeout \(>"))
 
 
 def _watch(config: pytest.Config) -> None:
