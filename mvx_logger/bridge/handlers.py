@@ -272,7 +272,7 @@ class SinkHandler(_PipelineHandler):
 
     @property
     def sink(self) -> Any:
-        """The sink that events go to, e.g. for its ``stats()``; waits for one that is being made. None where there is none."""
+        """The sink that events go to, e.g. for its ``stats()``: waits for one that is being made. None: there is none."""
         return self._target.current(None)
 
     def _emit(self, record: LogRecord) -> None:
