@@ -20,9 +20,9 @@ from weakref import WeakSet
 from . import selflog
 from .ambient import add_trace_context, capture, get_ambient
 from .errors import LogContextResetError, LogContextUnableToLog
-from .guard import guarded_log
-from .model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
-from .payload import LogPayloadProcessor
+from .guard import find_offer, guarded_log, internal, mark
+from .model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
+from .payload import HEAVY, LogPayloadProcessor
 from .protocols import LogEventPolicyProto, LogPayloadProcessorProto, LogPayloadProvider, LogSinkProto
 
 __all__ = ["LogContext", "LogErrorHandlingPolicy"]
@@ -69,14 +69,18 @@ class _Snapshot:
         "namespace",
         "normalize",
         "normalize_fields",
+        "offer",
         "policy",
         "processor",
         "remember",
         "sink",
+        "weigh",
+        "weigh_fields",
     )
 
     sink: Any
     emit: Callable[[LogEvent], None]
+    offer: Callable[[LogEvent], bool] | None
     health: _Health
     policy: Any
     is_enabled: Callable[[LogEventMeta], bool] | None
@@ -85,6 +89,8 @@ class _Snapshot:
     processor: Any
     normalize: Callable[[Any], dict[str, Any]]
     normalize_fields: Callable[[Any], dict[str, Any]]
+    weigh: Callable[[Any], tuple[dict[str, Any], int]] | None
+    weigh_fields: Callable[[Any], tuple[dict[str, Any], int]] | None
     errors: LogErrorHandlingPolicy
     min_level: int
     namespace: str | None
@@ -342,15 +348,19 @@ class LogContext:
         if self._local_sink is not None or above is None:
             new.sink = self._local_sink
             new.emit = guarded_log(self._local_sink)
+            new.offer = find_offer(new.emit)
             new.health = self._local_health
         else:
-            new.sink, new.emit, new.health = above.sink, above.emit, above.health
+            new.sink, new.emit, new.offer, new.health = above.sink, above.emit, above.offer, above.health
         processor = above.processor if self._local_processor is None and above is not None else self._local_processor
         assert processor is not None
         new.processor = processor
         new.normalize = processor.normalize_payload
         new.normalize_fields = _find_normalize_fields(processor)
-        if type(processor) is not LogPayloadProcessor:
+        new.weigh = new.weigh_fields = None
+        if type(processor) is LogPayloadProcessor:
+            new.weigh, new.weigh_fields = processor._normalize, processor._normalize_fields
+        else:
             new.normalize, new.normalize_fields = _checked(new.normalize), _checked(new.normalize_fields)
         if self._local_errors is not None:
             new.errors = self._local_errors
@@ -588,8 +598,11 @@ class LogContext:
             if snapshot.is_enabled is not None and not self._is_enabled(snapshot, meta):
                 return
             data: dict[str, Any]
+            text = HEAVY
             if payload is None:
-                data = {}
+                data, text = {}, 0
+            elif snapshot.weigh is not None and not skip_payload_normalization:
+                data, text = snapshot.weigh(payload)
             else:
                 try:
                     data = _as_it_is(payload) if skip_payload_normalization else snapshot.normalize(payload)
@@ -597,7 +610,11 @@ class LogContext:
                     data = _describe_anyway(snapshot, payload, err)
             if ("structlog.contextvars" in _modules or capture.active) and copy_context():
                 data = _with_ambient(snapshot, data)
-            snapshot.emit(LogEvent(level, meta, event_outcome, time(), data))
+                text = HEAVY
+            log_event = LogEvent(level, meta, event_outcome, time(), data)
+            offer = snapshot.offer
+            if offer is None or text > LIGHT_TEXT or mark.value is not None or internal.get() or not offer(log_event):
+                snapshot.emit(log_event)
         except Exception as err:
             self._on_failure(snapshot, err)
         else:
@@ -618,6 +635,19 @@ class LogContext:
         else:
             if snapshot.health.failing:
                 snapshot.health.failing = False
+
+    def _emit_light(self, event: LogEvent) -> None:
+        """For bridges: `emit_log_event` by the quick way, for a light event that is not the logger's own doing."""
+        snapshot = self._snapshot
+        try:
+            if snapshot.offer is not None and snapshot.offer(event):
+                if snapshot.health.failing:
+                    snapshot.health.failing = False
+                return
+        except Exception as err:
+            self._on_failure(snapshot, err)
+            return
+        self.emit_log_event(event)
 
     def _accepts(self, level: int, meta: LogEventMeta) -> bool:
         """For bridges: would an event of that level and meta be logged?"""

@@ -24,12 +24,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
+from types import FunctionType, MethodType
 from typing import Any
 
 from . import selflog
 from .model import LogEvent
 
-__all__ = ["forwarding_log", "guarded_log", "internal", "is_internal", "mark", "report_recursion", "run_marked"]
+__all__ = [
+    "find_offer",
+    "forwarding_log",
+    "guarded_log",
+    "internal",
+    "is_internal",
+    "mark",
+    "report_recursion",
+    "run_marked",
+]
 
 
 class _Mark(threading.local):
@@ -87,6 +97,18 @@ def guarded_log(sink: Any) -> Callable[[LogEvent], None]:
         run_marked(log, event)
 
     return log_guarded
+
+
+def find_offer(log: Callable[[LogEvent], None]) -> Callable[[LogEvent], bool] | None:
+    """The quick way into the sink whose own ``log`` this is, for light events; None where there is no such way.
+
+    It goes with the very method that it shortens (`mvx_logger.delivery.sink.AsyncioLogSink.log`): whatever stands before
+    that, such as the ``log`` of a subclass, has none.
+    """
+    owner, offer = getattr(log, "__self__", None), getattr(log, "offer", None)
+    if type(log) is MethodType and type(offer) is FunctionType:
+        return MethodType(offer, owner)
+    return None
 
 
 def forwarding_log(log: Callable[[LogEvent], None], event: LogEvent) -> None:

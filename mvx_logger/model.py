@@ -14,6 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 __all__ = [
+    "LIGHT_KEYS",
+    "LIGHT_TEXT",
     "LogEvent",
     "LogEventMeta",
     "LogEventOrigin",
@@ -21,6 +23,13 @@ __all__ = [
     "LogLevel",
     "LogStack",
 ]
+
+
+LIGHT_TEXT = 256
+"""Characters of text that a *light* event holds at the most, in its message, its arguments and its payload. What every event
+is charged by a queue that is bounded in bytes covers a light one: it need not be measured."""
+LIGHT_KEYS = 16
+"""Values that the payload of a light event holds at the most, all of them numbers or text."""
 
 
 class LogLevel(IntEnum):

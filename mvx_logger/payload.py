@@ -28,9 +28,10 @@ from msgspec import Struct
 
 from . import selflog
 from .guard import mark
+from .model import LIGHT_KEYS
 from .protocols import LogAdapterResolver
 
-__all__ = ["DEFAULT_REDACT_KEYS", "REDACTED", "LogPayloadProcessor", "LogVerbosityLevel"]
+__all__ = ["DEFAULT_REDACT_KEYS", "HEAVY", "REDACTED", "LogPayloadProcessor", "LogVerbosityLevel"]
 
 REDACTED: Final = "***"
 """What stands in the place of a value whose key looks secret."""
@@ -128,6 +129,9 @@ _exact_float: Callable[[Any], float] = float.__pos__
 _read_attribute: Callable[[Any, str], Any] = object.__getattribute__
 
 _MISSING: Final = object()
+
+HEAVY: Final = sys.maxsize
+"""More text than any light event has: for a payload that would have to be measured."""
 
 
 def _mark(kind: type) -> str:
@@ -1110,15 +1114,23 @@ class LogPayloadProcessor:
                 ``{"value": ...}``.
             unbounded: Lifts ``max_items``, everywhere in the payload; nothing else.
         """
+        try:
+            return self._normalize(payload, unbounded)[0]
+        except Exception:  # the stack has no room for one more call
+            return {"value": _NO_ROOM}
+
+    def _normalize(self, payload: Any, unbounded: bool = False) -> tuple[dict[str, Any], int]:
+        """What `normalize_payload` returns, and how many characters of text are in it; `HEAVY` where that is not all."""
         settings = self._settings
         try:
             if type(payload) is not dict or (len(payload) > settings.max_items and not unbounded):
-                return _normalize_other(payload, settings, unbounded, False)
+                return _normalize_other(payload, settings, unbounded, False), HEAVY
             # From here on `_Walk.plain_dict` once more, without a call or an object for payloads of plain values.
             result = payload.copy()
             harmless = settings.harmless
             max_str_len = settings.max_str_len
             walk: _Walk | None = None
+            text = 0
             for key, value in result.items():
                 if type(key) is not str:
                     break
@@ -1130,9 +1142,12 @@ class LogPayloadProcessor:
                         continue
                 kind = type(value)
                 if kind is str:
-                    if len(value) > max_str_len:
+                    size = len(value)
+                    text += size
+                    if size > max_str_len:
                         result[key] = value[:max_str_len] + _CUT
                 elif kind is not int and value is not None and kind is not bool and kind is not float:
+                    text = HEAVY
                     try:
                         if walk is None:
                             walk = _begin(settings, unbounded, {id(payload)}, len(result))
@@ -1140,10 +1155,10 @@ class LogPayloadProcessor:
                     except Exception:
                         result[key] = _NO_ROOM
             else:
-                return result
-            return _normalize_other(payload, settings, unbounded, False)
+                return result, text if len(result) <= LIGHT_KEYS else HEAVY
+            return _normalize_other(payload, settings, unbounded, False), HEAVY
         except Exception:
-            return {"value": _NO_ROOM}
+            return {"value": _NO_ROOM}, HEAVY
 
     def normalize_fields(self, payload: Any) -> dict[str, Any]:
         """Like `normalize_payload`, but every key of the payload is kept; ``max_items`` holds for what is in it.
@@ -1151,11 +1166,18 @@ class LogPayloadProcessor:
         For bridges: what a record brings along as ``extra`` are fields that its author named one by one.
         """
         try:
-            if type(payload) is dict and len(payload) <= self._settings.max_items:
-                return self.normalize_payload(payload)
-            return _normalize_other(payload, self._settings, False, True)
+            return self._normalize_fields(payload)[0]
         except Exception:
             return {"value": _NO_ROOM}
+
+    def _normalize_fields(self, payload: Any) -> tuple[dict[str, Any], int]:
+        """As `_normalize`, for `normalize_fields`."""
+        try:
+            if type(payload) is dict and len(payload) <= self._settings.max_items:
+                return self._normalize(payload)
+            return _normalize_other(payload, self._settings, False, True), HEAVY
+        except Exception:
+            return {"value": _NO_ROOM}, HEAVY
 
     def normalize_value_for_log(self, value: Any, *, unbounded: bool = False) -> Any:
         """One value as plain data.

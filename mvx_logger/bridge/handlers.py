@@ -34,7 +34,7 @@ from .. import registry, selflog
 from ..ambient import capture, get_ambient
 from ..context import LogContext
 from ..errors import AsyncioLogSinkErrorReason, LogConfigurationError, LogSinkNotFoundError
-from ..guard import forwarding_log, guarded_log, is_internal, mark, report_recursion
+from ..guard import find_offer, forwarding_log, guarded_log, internal, is_internal, mark, report_recursion
 from ..model import LogEvent, LogException
 from ..payload import LogPayloadProcessor
 from ..protocols import LogPayloadProcessorProto, LogSinkProto
@@ -44,6 +44,7 @@ from .records import (
     EventName,
     is_event_record,
     normalize_extras,
+    plain_event,
     record_fields,
     record_level,
     record_meta,
@@ -76,6 +77,13 @@ synchronous `HandlerSink` gets the real one, not only its description."""
 
 class _PipelineHandler(logging.Handler):
     """What the two handlers share: everything but where an event goes."""
+
+    _filters_itself = False
+    """True where a subclass overrides `filter`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._filters_itself = cls.filter is not _PipelineHandler.filter
 
     def __init__(
         self,
@@ -120,7 +128,7 @@ class _PipelineHandler(logging.Handler):
             The record that was emitted, or False.
         """
         try:
-            if self.filters:
+            if self.filters or self._filters_itself:
                 # A filter that logs would otherwise call itself for ever.
                 if is_internal() and not isinstance(record, EventLogRecord) and not _interrupts():
                     _report(record)
@@ -131,12 +139,10 @@ class _PipelineHandler(logging.Handler):
                     verdict = self.filter(record)
                 finally:
                     mark.value = before
-            else:
-                verdict = self.filter(record)
-            if not verdict:
-                return False
-            if isinstance(verdict, LogRecord):
-                record = verdict
+                if not verdict:
+                    return False
+                if isinstance(verdict, LogRecord):
+                    record = verdict
             self.emit(record)
         except Exception:
             self._on_error(record)
@@ -145,7 +151,7 @@ class _PipelineHandler(logging.Handler):
     def emit(self, record: LogRecord) -> None:
         """Turn the record into an event and hand it on. What goes wrong is given to ``handleError``."""
         try:
-            if not is_internal():
+            if (mark.value is None and not internal.get()) or not is_internal():
                 self._emit(record)
             elif isinstance(record, EventLogRecord):
                 # It was accepted before, and is forwarded on purpose; the hops that it carries end a cycle.
@@ -201,6 +207,14 @@ class _PipelineHandler(logging.Handler):
 
     def _flush(self, timeout: float | None) -> None:
         raise NotImplementedError
+
+    def _plain_event(
+        self, record: LogRecord, processor: LogPayloadProcessorProto | None, ambient: dict[str, Any] | None
+    ) -> tuple[LogEvent, bool] | None:
+        """The event of most records, and whether it is light; None for one that is out of the ordinary."""
+        if type(record) is not LogRecord or self.formatter is not None or self._event_name != "template":
+            return None
+        return plain_event(record, processor, ambient, _current_task_name() if _TASKS_ARE_UNKNOWN else None)
 
     def _ready_event(self, record: LogRecord) -> LogEvent:
         """The event of a record that holds one; the payload of an event dict is not normalized yet."""
@@ -277,6 +291,12 @@ class SinkHandler(_PipelineHandler):
 
     def _emit(self, record: LogRecord) -> None:
         ambient = get_ambient() if "structlog.contextvars" in _modules or capture.active else None
+        if (found := self._plain_event(record, self._payload_processor, ambient)) is not None:
+            event, is_light = found
+            target = self._target
+            if not (is_light and target.offer(event)):
+                target.log(event)
+            return
         before = mark.value
         try:
             mark.value = True
@@ -368,10 +388,22 @@ class LogContextHandler(_PipelineHandler):
 
     def _emit(self, record: LogRecord) -> None:
         ambient = get_ambient() if "structlog.contextvars" in _modules or capture.active else None
+        context = self._find_context(record)
+        snapshot = context._snapshot
+        level = record.__dict__.get("levelno")
+        if snapshot.is_enabled is None and snapshot.weigh_fields is not None and type(level) is int:
+            if level < snapshot.min_level:
+                return
+            if (found := self._plain_event(record, snapshot.processor, ambient)) is not None:
+                event, is_light = found
+                if is_light:
+                    context._emit_light(event)
+                else:
+                    context.emit_log_event(event)
+                return
         before = mark.value
         try:
             mark.value = True
-            context = self._find_context(record)
             if (type(record) is not LogRecord or type(record.__dict__.get("msg")) is dict) and is_event_record(record):
                 ready = self._accepted_event(context, record, ambient)
                 if ready is None:
@@ -438,6 +470,10 @@ class _Target:
     label = "nothing"
     log: Callable[[LogEvent], None]
 
+    def offer(self, event: LogEvent) -> bool:
+        """Send a light event the quick way, where the sink has one (`mvx_logger.guard.find_offer`); else False."""
+        return False
+
     def current(self, timeout: float | None = 0.0) -> Any:
         """The sink that is in use, or None; waits for one that is being made."""
         return None
@@ -448,31 +484,41 @@ class _Target:
 
 class _GivenSink(_Target):
     def __init__(self, sink: LogSinkProto) -> None:
-        self._sink = sink
+        self.sink = sink
         self.label = type(sink).__name__
         self.log = guarded_log(sink)
+        self.offer = find_offer(self.log) or super().offer  # type: ignore[assignment, method-assign]
 
     def current(self, timeout: float | None = 0.0) -> Any:
-        return self._sink
+        return self.sink
 
 
 class _NamedSink(_Target):
     def __init__(self, name: str) -> None:
         self.label = name
-        sink = registry.get_log_sink(name)
-        self._known = (sink, guarded_log(sink))
+        self._known = _GivenSink(registry.get_log_sink(name))
 
     def log(self, event: LogEvent) -> None:
-        known, log = self._known
         try:
-            sink = registry.get_log_sink(self.label)
+            known = self._find()
         except LogSinkNotFoundError as err:
             selflog.report("handler", "the sink of a handler was closed; events are lost", error=str(err))
-            return
-        if sink is not known:
-            log = guarded_log(sink)
-            self._known = (sink, log)
-        log(event)
+        else:
+            known.log(event)
+
+    def offer(self, event: LogEvent) -> bool:
+        try:
+            known = self._find()
+        except LogSinkNotFoundError:
+            return False
+        return known.offer(event)
+
+    def _find(self) -> _GivenSink:
+        known = self._known
+        sink = registry.get_log_sink(self.label)
+        if sink is not known.sink:
+            known = self._known = _GivenSink(sink)
+        return known
 
     def current(self, timeout: float | None = 0.0) -> Any:
         return registry.get_log_sink(self.label)
@@ -481,11 +527,12 @@ class _NamedSink(_Target):
 class _Binding:
     """A lease, with what ends it when its handler is gone."""
 
-    __slots__ = ("finalizer", "lease", "log")
+    __slots__ = ("finalizer", "lease", "log", "offer")
 
     def __init__(self, lease: registry.SinkLease, handler: logging.Handler) -> None:
         self.lease = lease
         self.log = guarded_log(lease.sink)
+        self.offer = find_offer(self.log)
         self.finalizer = weakref.finalize(handler, _release_lease, lease)
         # The end of the process waits for the sinks, not for each lease.
         self.finalizer.atexit = False
@@ -633,6 +680,10 @@ class _LeasedSink(_Target):
                 self._release(binding)
         pending.done = True
         _unfinished.discard(pending)
+
+    def offer(self, event: LogEvent) -> bool:
+        binding = self._bindings.get("current")
+        return binding is not None and binding.offer is not None and not self._early and binding.offer(event)
 
     def log(self, event: LogEvent) -> None:
         binding = self._bindings.get("current")

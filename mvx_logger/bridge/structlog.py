@@ -58,8 +58,9 @@ from ..errors import LogConfigurationError
 from ..formats import logfmt
 from ..formats.json import encode_value
 from ..guard import is_internal, mark, report_recursion
-from ..model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
+from ..model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
 from ..options import parse_level
+from ..payload import HEAVY
 from ..registry import nearest_log_context
 from . import handlers, records
 
@@ -806,7 +807,10 @@ def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _
             )
             name = meta.event_namespace or ""
         context = nearest_log_context(name)
-        if not context._accepts(level, meta):
+        snapshot = context._snapshot
+        if level < snapshot.min_level:
+            return
+        if snapshot.is_enabled is not None and not context._is_enabled(snapshot, meta):
             return
         moment = None
         if type(raw_timestamp) is str and layout.timestamp_format is None:
@@ -826,8 +830,12 @@ def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _
             outcome = found.outcome
             message, exception, stack, origin = _complete(event, found, event_dict)
             exc_info = None if exception is None else _live_exc_info(found.exc_info)
+        text = HEAVY
         try:
-            data = context._snapshot.normalize_fields(event_dict) if event_dict else event_dict
+            if snapshot.weigh_fields is not None:
+                data, text = snapshot.weigh_fields(event_dict)
+            else:
+                data = snapshot.normalize_fields(event_dict) if event_dict else event_dict
         except Exception:
             data = None
     finally:
@@ -838,6 +846,9 @@ def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _
         )
         return
     log_event = LogEvent(level, meta, outcome, timestamp, data, message, exception, stack, origin)
+    if found is None and text + len(event) <= LIGHT_TEXT:
+        context._emit_light(log_event)
+        return
     if exc_info is None or exception is None:
         context.emit_log_event(log_event)
         return

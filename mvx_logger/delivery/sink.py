@@ -65,7 +65,7 @@ from .operations import (
 )
 from .queue import NEVER, EventQueue
 from .schedule import DeliverySchedule, LogDeliveryErrorKind, RetryPolicy, Wait
-from .sizes import EVENT_BYTES, LIGHT_KEYS, LIGHT_TEXT, measure_excess
+from .sizes import EVENT_BYTES, measure_excess
 from .spool import Spool
 from .stats import LogSinkStats
 from .window import LogEventBatch, Window
@@ -487,44 +487,33 @@ class AsyncioLogSink:
             AsyncioLogSinkError: The sink has failed or cannot run any more.
         """
         queue = self.__queue
-        events = queue.events
-        size = len(events)
-        if size >= queue.limit or mark.value is not None or internal.get():
+        if len(queue.events) >= queue.limit or mark.value is not None or internal.get():
             self.__log_slowly(event)
             return
-        # An event is light when a glance can tell: measuring costs more than everything else here.
-        text = 0
-        payload = event.payload
-        if event.origin is None and type(payload) is dict:
-            try:
-                for value in payload.values():
-                    kind = type(value)
-                    if kind is str:
-                        text += len(value)
-                    elif kind is not int and kind is not bool and kind is not float and value is not None:
-                        text = NEVER
-            except RuntimeError as err:
-                if err.__traceback__ is not None and err.__traceback__.tb_next is not None:
-                    raise  # by a signal handler
-                text = NEVER  # another thread has changed it
-        else:
-            text = NEVER
-        if (
-            text > LIGHT_TEXT
-            or len(payload) > LIGHT_KEYS
-            or event.message is not None
-            or event.exception is not None
-            or event.stack is not None
-        ):
-            excess = measure_excess(event)
-            if excess:
-                self.__log_slowly(event, excess)
-                return
+        excess = measure_excess(event)
+        if excess or not self.__offer(event):
+            self.__log_slowly(event, excess)
+
+    def __offer(self, event: LogEvent) -> bool:
+        """Accept an event that is known to be light, and not the logger's own doing, if there is room for it.
+
+        False where there is none, or something else has to be seen to: `log` decides what becomes of it.
+        """
+        queue = self.__queue
+        events = queue.events
+        size = len(events)
+        if size >= queue.limit:
+            return False
         events.append(event)
         if not size % MARKS:
             self.__accounts.marks.append((self.__accounts.head + size, time.monotonic()))
         if size + 1 >= queue.wake_at:
             self.__wake()
+        return True
+
+    # The log() of a subclass is another function, and has this attribute only if the subclass sees to it: see
+    # `mvx_logger.guard.find_offer`.
+    log.offer = __offer  # type: ignore[attr-defined]
 
     def __log_slowly(self, event: LogEvent, excess: int | None = None) -> None:
         if is_internal():

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..model import LogEvent
+from ..model import LIGHT_KEYS, LIGHT_TEXT, LogEvent
 
-__all__ = ["EVENT_BYTES", "LIGHT_KEYS", "LIGHT_TEXT", "measure_excess"]
+__all__ = ["EVENT_BYTES", "measure_excess"]
 
 EVENT_BYTES = 512
-"""What every event is charged: the event, its metadata, a payload of a few keys, and `LIGHT_TEXT`."""
-LIGHT_TEXT = 256
-"""Characters of text that are in `EVENT_BYTES`: an event with no more than that is not looked at any further."""
-LIGHT_KEYS = 16
-"""Values that are in `EVENT_BYTES` when all are numbers or text, no more of it than `LIGHT_TEXT`. That is about a kilobyte
-too little at most, for which ordinary events need not be measured."""
+"""What every event is charged: the event, its metadata, a payload of a few keys, and `LIGHT_TEXT`. For a light event with
+`LIGHT_KEYS` that is about a kilobyte too little, for which ordinary events need not be measured."""
 
 _MAX_NODES = 100_000
 _NODE = 64

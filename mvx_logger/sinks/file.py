@@ -839,6 +839,11 @@ class FileLogSink(AsyncioLogSink):
         if event.level >= self._level:
             _accept(self, event)
 
+    def _offer(self, event: LogEvent) -> bool:
+        return event.level < self._level or _accept_light(self, event)
+
+    log.offer = _offer  # type: ignore[attr-defined]
+
     async def _on_starting(self) -> None:
         await self._run_blocking(self._start)
 
@@ -923,6 +928,7 @@ class FileLogSink(AsyncioLogSink):
 
 
 _accept = AsyncioLogSink.log
+_accept_light: Callable[[AsyncioLogSink, LogEvent], bool] = _accept.offer  # type: ignore[attr-defined]
 _Encoder = Callable[[Sequence[LogEvent]], tuple[bytes, Sequence[int] | None]]
 
 
