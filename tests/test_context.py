@@ -688,6 +688,53 @@ class TestOddArguments:
         assert type(sink.events[0].payload) is dict
 
 
+LEVEL_METHODS = [f"log_{name}_event" for name in ("debug", "info", "warning", "error", "critical")]
+
+
+class TestKeywords:
+    @pytest.mark.parametrize("min_level", [0, 60])
+    @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
+    def test_an_unknown_one_is_an_error(self, sink: Collector, name: str, min_level: int) -> None:
+        """It is named, with those that there are; also where the event is rejected; and nothing is logged."""
+        context = LogContext(log_sink=sink, payload_processor=LogPayloadProcessor(), min_level=min_level)
+        args = ("a", 20, {}) if name == "log_event" else ("a", {})
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'entity'.* entity_id,"):
+            getattr(context, name)(*args, entity="e")
+        assert sink.events == []
+
+    @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
+    def test_all_of_them_arrive(self, sink: Collector, name: str) -> None:
+        """Each keyword is in the event, whichever method took it."""
+        context = LogContext(namespace="n", log_sink=sink, payload_processor=LogPayloadProcessor(max_str_len=1))
+        args = ("a", 10, {"k": "long"}) if name == "log_event" else ("a", {"k": "long"})
+        getattr(context, name)(
+            *args,
+            event_namespace="other",
+            event_outcome="success",
+            entity_id="e",
+            source_path="p",
+            source_line=1,
+            source_func="f",
+            skip_payload_normalization=True,
+        )
+        (event,) = sink.events
+        assert event.meta == LogEventMeta("other", "a", "e", "p", 1, "f")
+        assert event.event_outcome == "success"
+        assert event.payload == {"k": "long"}
+
+    def test_another_namespace_is_another_question_to_the_policy(self, sink: Collector) -> None:
+        """That a name is rejected is remembered for the context's own namespace."""
+        config = PatternLogEventPolicyConfig.from_mapping({"rules": [{"action": "deny", "events": ["n.a"]}]})
+        policy = PatternLogEventPolicy(config)
+        context = LogContext(namespace="n", log_sink=sink, payload_processor=LogPayloadProcessor(), event_policy=policy)
+        for _ in range(2):
+            context.log_info_event("a")
+            context.log_info_event("a", entity_id="e")
+            context.log_info_event("a", event_namespace="n")
+            context.log_info_event("a", event_namespace="other")
+        assert [event.meta.event_namespace for event in sink.events] == ["other", "other"]
+
+
 class TestRejection:
     def test_below_the_minimal_level(self, sink: Collector) -> None:
         """It is rejected first of all: not even the policy is asked."""

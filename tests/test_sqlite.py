@@ -906,6 +906,170 @@ class TestDeliveryIds:
         assert len(stored(path)) == 3
 
 
+class TestManyRowsAtOnce:
+    """A large batch goes in with few statements, and nobody can tell."""
+
+    AT_ONCE = sqlite_store._ROWS_AT_ONCE
+
+    @given(pool=st.lists(events, min_size=1, max_size=5), sizes=st.lists(st.integers(0, 3 * AT_ONCE), max_size=4))
+    @settings(max_examples=25, deadline=None)
+    def test_any_number_of_any_events_comes_back(
+        self, pool: list[LogEvent], sizes: list[int], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """In order, without gaps in the row ids, whatever the events have in common and lack."""
+        path = tmp_path_factory.mktemp("many") / "e.db"
+        expected: list[LogEvent] = []
+        with opened(path, synchronous="off") as store:
+            for size in sizes:
+                batch = [pool[n % len(pool)] for n in range(size)]
+                store.write(batch)
+                expected += batch
+        found = list(read_events(path))
+        assert [event for _, event in found] == expected
+        assert [row_id for row_id, _ in found] == list(range(1, len(expected) + 1))
+
+    @pytest.mark.parametrize("size", [AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 2 * AT_ONCE, 2 * AT_ONCE + 1])
+    def test_what_only_the_last_event_has_is_kept(self, path: pathlib.Path, size: int) -> None:
+        """All others lack it."""
+        meta = LogEventMeta("n", "e", "entity", "p.py", 0, "func")
+        origin = LogEventOrigin(system="s", process_id=0, thread_name="")
+        full = LogEvent(0, meta, "", 0.0, {"n": 0}, "", LogException("T", "m", "t"), LogStack("s"), origin)
+        batch = [*[make_event(namespace=None)] * (size - 1), full]
+        with opened(path) as store:
+            store.write(batch)
+        assert stored(path) == batch
+        with sqlite(path) as raw:
+            assert None not in raw.execute("SELECT * FROM events ORDER BY id DESC").fetchone()[:-1]
+
+    def test_batches_of_every_shape(self, path: pathlib.Path) -> None:
+        """More of them than there are statements kept."""
+        batches = []
+        for shape in range(32):
+            namespace, entity, outcome, message, func = ["" if shape >> bit & 1 else None for bit in range(5)]
+            meta = LogEventMeta(namespace, "e", entity, source_func=func)
+            batches.append(
+                [LogEvent(20, meta, outcome, MOMENT, {"s": shape, "n": n}, message) for n in range(self.AT_ONCE + 1)]
+            )
+        with opened(path) as store:
+            for batch in batches + batches:
+                store.write(batch)
+        assert stored(path) == [event for batch in batches + batches for event in batch]
+
+    @given(
+        ranges=st.lists(
+            st.tuples(st.integers(0, 4 * AT_ONCE), st.integers(0, 3 * AT_ONCE)).map(lambda r: range(r[0], sum(r))),
+            max_size=6,
+        )
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_of_large_batches_the_first_of_each_id_stays(
+        self, ranges: list[range], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """An id that is there already may be anywhere in a statement."""
+        path = tmp_path_factory.mktemp("ids") / "events.db"
+        expected: dict[int, int] = {}
+        with opened(path, synchronous="off") as store:
+            for number, keys in enumerate(ranges):
+                store.write(
+                    [make_event(payload={"w": number, "n": key}) for key in keys], [f"id-{key}" for key in keys]
+                )
+                for key in keys:
+                    expected.setdefault(key, number)
+        found = list(read_events(path))
+        assert [(event.payload["n"], event.payload["w"]) for _, event in found] == list(expected.items())
+        assert [row_id for row_id, _ in found] == list(range(1, len(found) + 1))
+
+    @pytest.mark.parametrize("at", [0, AT_ONCE // 2, AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE + 1])
+    @pytest.mark.parametrize(
+        "poison",
+        [
+            make_event("poison", timestamp=float("nan")),
+            make_event("poison", message="\ud800"),
+            make_event("poison", level=2**80),
+            make_event("poison", event_outcome=object()),
+        ],
+        ids=["nan", "surrogate", "huge", "object"],
+    )
+    def test_a_value_that_does_not_fit_is_put_into_words(self, path: pathlib.Path, poison: LogEvent, at: int) -> None:
+        """The others are as they were, and the batch is there once."""
+        batch = [make_event(payload={"n": n}) for n in range(2 * self.AT_ONCE + 2)]
+        batch[at] = poison
+        keys = [f"id-{n}" for n in range(len(batch))]
+        with opened(path) as store:
+            store.write(batch, keys)
+            store.write(batch, keys)
+        found = stored(path)
+        assert found.pop(at).meta.event_name == "poison"
+        assert found == batch[:at] + batch[at + 1 :]
+
+    def test_a_constraint_and_a_trigger_of_the_owner_mean_the_same(self, path: pathlib.Path) -> None:
+        """What is forbidden is found in its batch; what a trigger does is done once for each row that stays."""
+        with running(path, batch_max_size=4 * self.AT_ONCE, batch_max_age=60) as sink:
+            with sqlite(path) as raw:
+                raw.executescript(
+                    """
+                    CREATE TABLE counts (event TEXT UNIQUE, count INTEGER);
+                    CREATE TRIGGER forbids BEFORE INSERT ON events WHEN new.event = 'bad'
+                        BEGIN SELECT raise(ABORT, 'not here'); END;
+                    CREATE TRIGGER counting AFTER INSERT ON events BEGIN
+                        INSERT OR IGNORE INTO counts VALUES (new.event, 0);
+                        UPDATE counts SET count = count + 1 WHERE event = new.event;
+                    END;
+                    CREATE UNIQUE INDEX mine ON events (entity_id);
+                    """
+                )
+            sink.log(make_event("first"))
+            assert sink.flush(30)
+            total = 3 * self.AT_ONCE + 7
+            for n in range(total):
+                sink.log(
+                    make_event(
+                        "bad" if n == self.AT_ONCE + 9 else "good",
+                        entity_id="only once" if n in (3, 2 * self.AT_ONCE + 3) else None,
+                        payload={"n": n},
+                    )
+                )
+            assert not sink.flush(30)
+            assert (sink.stats().delivered, sink.stats().dropped) == (total - 1, {"refused": 2})
+        left_out = (self.AT_ONCE + 9, 2 * self.AT_ONCE + 3)
+        assert [event.payload["n"] for event in stored(path, event="good")] == [
+            n for n in range(total) if n not in left_out
+        ]
+        with sqlite(path) as raw:
+            assert dict(raw.execute("SELECT * FROM counts")) == {"first": 1, "good": total - 2}
+
+    @pytest.mark.parametrize("limit", [18, 40, 999, 32_766])
+    def test_an_sqlite_that_takes_fewer_parameters(self, path: pathlib.Path, limit: int) -> None:
+        """999 is what it took before 3.32; whoever builds it sets the limit."""
+        batch = [make_event(payload={"n": n}) for n in range(2 * self.AT_ONCE + 1)]
+        with opened(path) as store:
+            assert store._connection.raw is not None
+            store._connection.raw.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, limit)
+            store.write(batch)
+        assert stored(path) == batch
+
+    def test_a_batch_that_a_full_disk_cuts_short_is_not_there_in_part(self, path: pathlib.Path) -> None:
+        """It comes again, and then all of it is."""
+        batch = [make_event(payload={"n": n, "f": "x" * 500}) for n in range(3 * self.AT_ONCE)]
+        keys = [f"id-{n}" for n in range(len(batch))]
+        with opened(path) as store:
+            raw = store._connection.raw
+            assert raw is not None
+            raw.execute(f"PRAGMA max_page_count = {raw.execute('PRAGMA page_count').fetchone()[0] + 60}")
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                store.write(batch, keys)
+            assert stored(path) == []
+            raw.execute("PRAGMA max_page_count = 1000000")
+            store.write(batch, keys)
+        assert stored(path) == batch
+
+    def test_no_statement_needs_a_temporary_file(self, path: pathlib.Path) -> None:
+        """There may be no room for one, or no directory."""
+        with opened(path) as store:
+            assert store._connection.raw is not None
+            assert store._connection.raw.execute("PRAGMA temp_store").fetchone() == (2,)
+
+
 VERSION_1 = """
 CREATE TABLE "{table}" (
     id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp REAL NOT NULL, level INTEGER NOT NULL, level_name TEXT NOT NULL,

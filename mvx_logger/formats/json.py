@@ -151,7 +151,6 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
     append = lines.append
     line = _Line
     names = LEVEL_NAMES
-    plain = _PLAIN
     second, prefix = _last_second
     for event in events:
         timestamp = event.timestamp
@@ -161,7 +160,8 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
             offset = timestamp - second
         payload = event.payload
         for value in payload.values():
-            if type(value) not in plain:
+            kind = type(value)
+            if kind is not str and kind is not int and kind is not bool and value is not None and kind is not float:
                 if not is_plain(payload):
                     payload = to_plain(payload)
                 break
@@ -177,7 +177,8 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
                 level_no = number
         append(
             line(
-                f"{prefix}{int(offset * 1e6 + 0.5):06d}Z",
+                # Six digits: quicker than with a format.
+                f"{prefix}{str(1_000_000 + int(offset * 1e6 + 0.5))[1:]}Z",
                 name,
                 level_no,
                 meta.event_namespace,

@@ -23,6 +23,8 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, compress, repeat
+from operator import is_not
 from typing import Any, TypeVar
 from urllib.parse import quote
 from weakref import WeakSet
@@ -133,6 +135,9 @@ FROM "{table}";
 
 _TABLE = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 _BUSY_SLICE = 0.1
+_ROWS_AT_ONCE = 250
+# Of such a statement, SQLite and Python keep up to half a megabyte, and a copy of what was inserted with it.
+_STATEMENTS = 16
 # PERM, ABORT, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA, NOLFS, NOTADB: of
 # the file or the machine, and somebody may see to it (https://www.sqlite.org/rescode.html).
 _PASSING = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 22, 26})
@@ -364,7 +369,12 @@ class StoreConnection:
         uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
         # Autocommit: transactions are ours. Any thread: one at a time, as the gate and the caller see to.
         raw = self.raw = sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_SLICE, isolation_level=None, check_same_thread=False
+            uri,
+            uri=True,
+            timeout=_BUSY_SLICE,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
         )
         _connections.add(self)
         return raw
@@ -523,9 +533,7 @@ class EventStore:
         self._identity: tuple[int, int] | None = None
         self._retained_at: float | None = None
         self._since_retention = 0
-        names = ", ".join(COLUMNS)
-        marks = ", ".join("?" * len(COLUMNS))
-        self._insert = f'INSERT INTO "{table}" ({names}, delivery_id) VALUES ({marks}, ?)'  # noqa: S608
+        self._insertions: dict[tuple[int, tuple[bool, ...]], str] = {}
 
     def open(self) -> None:
         """Open the file, make what is missing, and enforce the limits once.
@@ -657,6 +665,8 @@ class EventStore:
         raw.execute("PRAGMA journal_mode = WAL")
         raw.execute(f"PRAGMA synchronous = {self._synchronous}")
         raw.execute("PRAGMA journal_size_limit = 16777216")
+        # So that to insert takes no temporary file. (Only now: the indexes of a large table are better made with one.)
+        raw.execute("PRAGMA temp_store = MEMORY")
 
     def _get_raw(self) -> sqlite3.Connection:
         raw = self._connection.raw
@@ -677,14 +687,46 @@ class EventStore:
         raw = self._get_raw()
         raw.execute("BEGIN IMMEDIATE")
         try:
-            raw.executemany(self._insert, rows)
+            self._insert(raw, rows)
         except sqlite3.IntegrityError as err:
             if err.sqlite_errorcode != _CONSTRAINT_UNIQUE:
                 raise
-            # Some were there already; those before the first of them are now. ("ON CONFLICT DO NOTHING" would use up a row
-            # id for each, and leave gaps.)
-            raw.executemany(self._insert, self._leave_out(raw, rows))
+            # Some were there already; of those before them, some are now. ("ON CONFLICT DO NOTHING" would use up a row id
+            # for each, and leave gaps.)
+            self._insert(raw, self._leave_out(raw, rows))
         raw.execute("COMMIT")
+
+    def _insert(self, raw: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        # Many rows with each statement: a row costs less then, and so many fewer times is the GIL let go and asked for
+        # again. Otherwise a thread that logs would have it, for as long as it can use it, after each row.
+        width = len(COLUMNS) + 1
+        size = min(_ROWS_AT_ONCE, raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // width)
+        whole = len(rows) - len(rows) % size
+        if whole:
+            # To bind a NULL costs as much as to bind a number, and most columns of most events are NULL.
+            columns = list(zip(*rows[:whole], strict=True))
+            bound = tuple([any(map(is_not, column, repeat(None))) for column in columns])
+            statement = self._get_insertion(size, bound)
+            values = list(chain.from_iterable(zip(*compress(columns, bound), strict=True)))
+            step = size * sum(bound)
+            for start in range(0, len(values), step):
+                raw.execute(statement, values[start : start + step])
+        if whole < len(rows):
+            raw.executemany(self._get_insertion(1, (True,) * width), rows[whole:])
+
+    def _get_insertion(self, size: int, bound: tuple[bool, ...]) -> str:
+        """The statement for so many rows, with parameters for some of the columns and NULL for the others."""
+        statement = self._insertions.get((size, bound))
+        if statement is None:
+            row = ", ".join(["?" if is_bound else "NULL" for is_bound in bound])
+            statement = (
+                f'INSERT INTO "{self._table}" ({", ".join(COLUMNS)}, delivery_id) '  # noqa: S608 - a checked name
+                f"VALUES ({'), ('.join([row] * size)})"
+            )
+            if len(self._insertions) >= _STATEMENTS:
+                self._insertions.clear()
+            self._insertions[size, bound] = statement
+        return statement
 
     def _leave_out(self, raw: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Those of the rows whose delivery ids are not in the table."""
