@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import gc
+import importlib
 import json
+import math
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
+from types import ModuleType
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
@@ -30,17 +43,185 @@ def run_json(script: str, *options: str) -> dict[str, Any]:
     return report
 
 
-class TestHotPath:
-    def test_each_goal_has_a_ratio(self) -> None:
-        """Whoever runs it sees a ratio beside each goal."""
-        report = run_json("hot_path.py", "--rounds", "2", "--number", "20")
-        assert len(report["rows"]) == 5
-        assert all(row["goal"] > 0 and isinstance(row["ratio"], float) for row in report["rows"])
-        assert all(value > 0 for value in report["ns"].values())
+def find_row_numbers() -> set[int]:
+    """The numbers of all rows that a module in ``rows`` says it measures."""
+    numbers: set[int] = set()
+    for file in (BENCHMARKS / "rows").glob("*.py"):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NUMBERS":
+                numbers.update(ast.literal_eval(node.value))
+    return numbers
 
-    def test_table(self) -> None:
-        """Without --json there is a table."""
-        assert "(goal 0.20)" in run("hot_path.py", "--rounds", "2", "--number", "20")
+
+def run_suite(*options: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the suite, after some code that finds the modules of the suite importable."""
+    code = f"import sys; sys.path.insert(0, sys.argv.pop(1))\n{before}\nimport run; sys.exit(run.main())"
+    command = [sys.executable, "-c", code, str(BENCHMARKS), *options]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the whole suite writes when each row is measured once, and hardly."""
+    directory = tmp_path_factory.mktemp("suite")
+    options = ["--json", str(directory / "rows.json"), "--markdown", str(directory / "rows.md")]
+    if find_spec("matplotlib"):
+        options += ["--plot", str(directory / "rows.svg")]
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--smoke", *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == (directory / "rows.md").read_text("utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def report(files: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((files / "rows.json").read_text("utf-8"))
+    return report
+
+
+class TestSuite:
+    def test_each_row_is_measured(self, report: dict[str, Any]) -> None:
+        """Each row that a module promises is in the report, and has a figure that its goal is judged by."""
+        numbers = find_row_numbers()
+        assert numbers >= {1, 2, 3, 4, 5, 10, 11, 12}
+        assert {row["number"] for row in report["rows"]} == numbers
+        assert {row["number"] for row in report["rows"] if row["judged"] and row["goal"]} >= {1, 2, 3, 4, 5, 10, 11, 12}
+
+    def test_figures_are_positive(self, report: dict[str, Any]) -> None:
+        """A ratio without a number has its reason beside it; all other figures are positive and finite."""
+        for row in report["rows"]:
+            assert not row["error"], row
+            if row["ratio"] is None:
+                assert row["note"], row
+                continue
+            for figure in (row["ratio"], row["low"], row["high"], *row["absolute"].values()):
+                assert 0 < figure < math.inf, row
+            assert row["low"] <= row["ratio"] <= row["high"], row
+
+    def test_says_what_it_ran_on(self, report: dict[str, Any], files: Path) -> None:
+        """Whoever reads the table knows the Python, the processors, the day and the peers, also those that are missing."""
+        table = (files / "rows.md").read_text("utf-8")
+        assert report["python"].split()[0] == platform.python_version()
+        assert f"Python {report['python']}, {report['cpus']} CPUs" in table
+        assert report["date"] in table
+        for name, version in report["versions"].items():
+            assert (f"{name} {version}" in table) if version else (name in report["missing"]), name
+        assert all(name in table for name in report["missing"])
+
+    @pytest.mark.skipif(not find_spec("matplotlib"), reason="needs matplotlib")
+    def test_plot(self, report: dict[str, Any], files: Path) -> None:
+        """There is a bar for each row that a goal is judged by, and none for the others."""
+        picture = (files / "rows.svg").read_text("utf-8")
+        for row in report["rows"]:
+            if row["judged"] and row["goal"] and row["ratio"]:
+                assert escape(f"{row['number']}  {row['what']}") in picture
+
+    @pytest.mark.parametrize(
+        ("only", "complaint"),
+        [
+            ("99", "there is no row 99"),
+            ("1,two", "expected numbers of rows, such as 1,2,5; got '1,two'"),
+            ("", "got ''"),
+        ],
+    )
+    def test_wrong_row(self, only: str, complaint: str) -> None:
+        """A row that does not exist is refused before anything is measured."""
+        done = run_suite("--smoke", "--only", only)
+        assert done.returncode == 2
+        assert complaint in done.stderr
+        assert not done.stdout
+
+    def test_peer_that_is_not_installed_is_left_out(self, tmp_path: Path) -> None:
+        """The rows that need it say so, the others are measured, and that is no failure."""
+        file = tmp_path / "rows.json"
+        done = run_suite("--smoke", "--only", "2", "--json", str(file), before="sys.modules['loguru'] = None")
+        assert done.returncode == 0, done.stderr
+        rows = {row["peer"]: row for row in json.loads(file.read_text("utf-8"))["rows"]}
+        assert rows["loguru"]["ratio"] is None
+        assert "loguru is not installed" in rows["loguru"]["note"]
+        assert rows["NullHandler"]["ratio"] > 0
+
+    def test_row_that_fails_does_not_end_the_run(self, tmp_path: Path) -> None:
+        """The row says what went wrong, those beside it have figures, and the status tells of it."""
+        file = tmp_path / "rows.json"
+        break_peer = (
+            "import peers\n"
+            "class Broken:\n"
+            "    def info(self, *args, **kwargs): raise RuntimeError('the peer is ill')\n"
+            "    msg = debug = info\n"
+            "peers.NullLogger = Broken"
+        )
+        done = run_suite("--smoke", "--only", "2,5", "--json", str(file), before=break_peer)
+        assert done.returncode == 1
+        rows = json.loads(file.read_text("utf-8"))["rows"]
+        errors = [row for row in rows if row["error"]]
+        assert [row["peer"] for row in errors] == ["structlog, nothing rendered"]
+        assert "RuntimeError: the peer is ill" in errors[0]["error"]
+        assert "the peer is ill" in done.stdout
+        assert all(row["ratio"] > 0 for row in rows if not row["error"] and not row["note"].endswith("installed"))
+        assert {row["number"] for row in rows} == {2, 5}
+
+
+class TestContest:
+    @pytest.fixture
+    def harness(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("harness")
+        del sys.modules["harness"]
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        noise=st.lists(st.floats(0.5, 50), min_size=1, max_size=12),
+        ours=st.floats(100, 1e6),
+        peer=st.floats(100, 1e6),
+    )
+    def test_noise_of_a_round_does_not_reach_the_ratio(
+        self, harness: ModuleType, noise: list[float], ours: float, peer: float
+    ) -> None:
+        """However the machine's speed changes from round to round, the ratio is the same, and has no spread."""
+        figures = {
+            "ours": {"wall": [ours * factor for factor in noise]},
+            "peer": {"wall": [peer * factor for factor in noise]},
+        }
+        row = harness.Results(figures, {}, {}).row(1, "a row", "ours", "peer", goal=2.0)
+        assert [row.low, row.ratio, row.high] == pytest.approx([ours / peer] * 3)
+        assert row.is_met is (row.ratio <= 2.0)
+        assert row.absolute == {
+            "ours": pytest.approx(ours * median(noise)),
+            "peer": pytest.approx(peer * median(noise)),
+        }
+
+    def test_each_side_has_each_place_in_its_turn(self, harness: ModuleType) -> None:
+        """No side always comes after the same one, whose garbage or heat it would inherit, or always first."""
+        turns: list[str] = []
+
+        def take_turn(name: str) -> dict[str, float]:
+            turns.append(name)
+            return {"wall": 1.0}
+
+        with harness.Contest() as contest:
+            for name in "abc":
+                contest.add(name, partial(take_turn, name))
+            contest.run(4)
+        assert "".join(turns) == "abcbcacababc"
+
+    def test_what_a_side_takes_more_than_another(self, harness: ModuleType) -> None:
+        """With a base, what is compared is what each side adds to it in the same round."""
+        with harness.Contest() as contest:
+            contest.add("base", iter([{"wall": 100.0}, {"wall": 300.0}]).__next__)
+            contest.add("ours", iter([{"wall": 150.0}, {"wall": 350.0}]).__next__)
+            contest.add("peer", iter([{"wall": 200.0}, {"wall": 400.0}]).__next__)
+            row = contest.run(2).row(4, "a row", "ours", "peer", base="base")
+        assert row.ratio == 0.5
+
+    def test_garbage_collector_is_left_as_it_is(self, harness: ModuleType) -> None:
+        """A program that logs has a garbage collector: a measurement without one would flatter who makes much garbage."""
+        seen: list[bool] = []
+        harness.timed("look()", 3, look=lambda: seen.append(gc.isenabled()))()
+        assert seen
+        assert all(seen)
 
 
 class TestStall:

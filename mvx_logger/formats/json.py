@@ -61,6 +61,8 @@ _MAX_DEPTH = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PLAIN = frozenset((str, int, float, bool, type(None)))
+# Quicker than a format.
+_DIGITS = tuple([f"{number:03d}" for number in range(1_000)])
 _LEVELS = {name: level for level, name in LEVEL_NAMES.items()}
 _LEVEL_ALIASES = {
     "TRACE": 5, "WARN": 30, "ERR": 40, "FATAL": 50, "CRIT": 50, "NOTICE": 25, "ALERT": 50, "EMERG": 50, "PANIC": 50,
@@ -151,6 +153,7 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
     append = lines.append
     line = _Line
     names = LEVEL_NAMES
+    digits = _DIGITS
     second, prefix = _last_second
     for event in events:
         timestamp = event.timestamp
@@ -158,6 +161,7 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
         if not 0.0 <= offset < 0.9999995:
             second, prefix = _format_second(timestamp)
             offset = timestamp - second
+        micros = int(offset * 1e6 + 0.5)
         payload = event.payload
         for value in payload.values():
             kind = type(value)
@@ -177,8 +181,7 @@ def _to_lines(events: Sequence[LogEvent]) -> list[_Line]:
                 level_no = number
         append(
             line(
-                # Six digits: quicker than with a format.
-                f"{prefix}{str(1_000_000 + int(offset * 1e6 + 0.5))[1:]}Z",
+                f"{prefix}{digits[micros // 1_000]}{digits[micros % 1_000]}Z",
                 name,
                 level_no,
                 meta.event_namespace,
