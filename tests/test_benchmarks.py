@@ -118,6 +118,18 @@ class TestSuite:
             if row["judged"] and row["goal"] and row["ratio"]:
                 assert escape(f"{row['number']}  {row['what']}") in picture
 
+    def test_runs_side_by_side(self, report: dict[str, Any], files: Path) -> None:
+        """Each row that a goal is judged by has a line, with a figure for each run."""
+        name = str(files / "rows.json")
+        lines = run("compare.py", name, name).splitlines()
+        judged = [row for row in report["rows"] if row["judged"]]
+        assert len(lines) == 2 + len(judged)
+        for line, row in zip(lines[2:], judged, strict=True):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert cells[:3] == [str(row["number"]), row["what"], row["peer"]]
+            assert cells[4] == cells[5]
+            assert cells[4] == "-" or f"{row['ratio']:.2f}" in cells[4]
+
     @pytest.mark.parametrize(
         ("only", "complaint"),
         [
@@ -222,6 +234,15 @@ class TestContest:
         harness.timed("look()", 3, look=lambda: seen.append(gc.isenabled()))()
         assert seen
         assert all(seen)
+
+
+class TestSteps:
+    def test_each_step_has_a_figure(self) -> None:
+        """What docs/performance.md tells can be measured again."""
+        report = run_json("steps.py", "--number", "20", "--repeat", "2")
+        assert len(report["ns"]) == 4
+        for steps in report["ns"].values():
+            assert all(what and 0 <= cost < math.inf for what, cost in steps)
 
 
 class TestStall:

@@ -54,6 +54,7 @@ from mvx_logger.delivery import disk as disk_module
 from mvx_logger.delivery import sink as sink_module
 from mvx_logger.delivery import spool as spool_module
 from mvx_logger.delivery.dead_letter import split_dead_letter
+from mvx_logger.guard import find_offer
 
 TIMEOUT = 20.0
 """Seconds after which something that has to happen has not happened."""
@@ -73,6 +74,14 @@ MODES = ("down", "unreachable", "odd", "refusing", "choking", "partial", "resett
 
 def make_numbered(name: str, kind: str) -> LogEvent:
     return make_event(name, poison=kind == "poison", text="x" * SIZES[kind])
+
+
+def log_numbered(sink: Any, name: str, kind: str) -> None:
+    """Log an event as a context does: a light one the quick way, if that is open."""
+    event, offer = make_numbered(name, kind), find_offer(sink.log)
+    assert offer is not None
+    if SIZES[kind] or not offer(event):
+        sink.log(event)
 
 
 # ---------------------------------------------------------------------------------------------------- around the sink
@@ -445,7 +454,7 @@ class SinkMachine(RuleBasedStateMachine):
             name = f"main:{self.logged_by_main}"
             self.logged_by_main += 1
             try:
-                self.sink.log(make_numbered(name, kind))
+                log_numbered(self.sink, name, kind)
             except AsyncioLogSinkQueueOverflowError:
                 assert self.options["queue_overflow_policy"] is Policy.RAISE_ERROR
                 self.refused += 1
@@ -487,7 +496,7 @@ class SinkMachine(RuleBasedStateMachine):
             for number, kind in enumerate(kinds):
                 name = f"{source}:{number}"
                 try:
-                    self.sink.log(make_numbered(name, kind))
+                    log_numbered(self.sink, name, kind)
                 except (AsyncioLogSinkQueueOverflowError, AsyncioLogSinkInvalidStateError):
                     with lock:
                         self.refused += 1
@@ -587,7 +596,7 @@ class SinkMachine(RuleBasedStateMachine):
             accepted = []
             for number, kind in enumerate(kinds):
                 with suppress(AsyncioLogSinkQueueOverflowError, AsyncioLogSinkInvalidStateError):
-                    sink.log(make_numbered(f"{source}:{number}", kind))
+                    log_numbered(sink, f"{source}:{number}", kind)
                     accepted.append(f"{source}:{number}")
             flushed = sink.flush(TIMEOUT)
             stats = sink.stats()
@@ -634,7 +643,7 @@ class SinkMachine(RuleBasedStateMachine):
                 batch_max_age=0.001,
             )
             for name, kind in zip(names, kinds, strict=True):
-                sink.log(make_numbered(name, kind))
+                log_numbered(sink, name, kind)
                 if durability == "commit":
                     remote.tell("committed", [name])
             if durability == "async":
