@@ -7,7 +7,7 @@ Patterns are shell patterns (`fnmatch`): ``*`` is anything (dots and slashes too
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,7 +33,9 @@ _CONFIG_KEYS = ("default_enabled", "rules")
 
 _MAX_VERDICTS = 4096
 # Longer names are rendered messages rather than names: they hardly repeat, and keeping them costs memory.
-_MAX_CACHED_NAME = 256
+_MAX_CACHED_TEXT = 256
+# What so few rules say is found out as fast as it would be remembered for an entity that does not come back.
+_FEW_RULES = 8
 
 
 class PatternLogEventPolicyAction(StrEnum):
@@ -219,9 +221,13 @@ def _patterns(value: object, path: str) -> tuple[str, ...]:
 _Selector: TypeAlias = Callable[[str], object]
 
 
+def _is_exact(pattern: str) -> bool:
+    return not any(char in pattern for char in "*?[")
+
+
 def _compile(patterns: tuple[str, ...]) -> _Selector:
     """One test for all patterns of a field: a set lookup where none has a wildcard, else one regular expression."""
-    exact = frozenset(pattern for pattern in patterns if not any(char in pattern for char in "*?["))
+    exact = frozenset(pattern for pattern in patterns if _is_exact(pattern))
     if len(exact) == len(patterns):
         return exact.__contains__
     from fnmatch import translate  # here: nothing else that the core imports needs it
@@ -232,12 +238,56 @@ def _compile(patterns: tuple[str, ...]) -> _Selector:
     return lambda value: value in exact or match(value)
 
 
+class _Index:
+    """Leaves out most of the rules that a value of one field cannot match, without asking each of them.
+
+    A set of rules is an int: the first rule is its lowest bit. A pattern that is a plain text, or one with a star before
+    or behind it, is found by a lookup of the value or of as much of its end or beginning.
+    """
+
+    __slots__ = ("_lookups", "_others", "_unasked", "cost")
+
+    def __init__(self, selectors: Iterable[tuple[str, ...]]) -> None:
+        self._unasked = 0  # the rules that do not look at the field: they accept None as well
+        self._others = 0  # the rules that no lookup finds
+        tables: dict[tuple[int | None, int | None], dict[str, int]] = {}
+        for index, patterns in enumerate(selectors):
+            rule = 1 << index
+            if not patterns:
+                self._unasked |= rule
+            for pattern in patterns:
+                start = stop = None
+                if pattern.endswith("*"):
+                    pattern = pattern[:-1]
+                    stop = len(pattern)
+                elif pattern.startswith("*"):
+                    pattern = pattern[1:]
+                    start = -len(pattern)
+                if _is_exact(pattern):
+                    table = tables.setdefault((start, stop), {})
+                    table[pattern] = table.get(pattern, 0) | rule
+                else:
+                    self._others |= rule
+        self._lookups = tuple((slice(*part), table) for part, table in tables.items())
+        self.cost = len(self._lookups)
+
+    def find(self, value: str | None) -> int:
+        """The rules that may match the value: all that do, and few others."""
+        found = self._unasked
+        if value is not None:
+            found |= self._others
+            for part, table in self._lookups:
+                found |= table.get(value[part], 0)
+        return found
+
+
 class _Rule:
     """A compiled rule. A selector that was not given is None."""
 
-    __slots__ = ("by_name", "enabled", "entity_id", "event", "func", "name", "namespace", "path")
+    __slots__ = ("bit", "by_name", "enabled", "entity_id", "event", "func", "name", "namespace", "path")
 
-    def __init__(self, config: PatternLogEventPolicyRuleConfig) -> None:
+    def __init__(self, config: PatternLogEventPolicyRuleConfig, index: int) -> None:
+        self.bit = 1 << index
         self.enabled = config.action is PatternLogEventPolicyAction.ALLOW
         self.event = _compile(config.events) if config.events else None
         self.namespace = _compile(config.event_namespaces) if config.event_namespaces else None
@@ -254,22 +304,34 @@ class _Rule:
             and (self.event is None or self.event(event))
         )
 
-    def matches_rest(self, entity_id: str | None, path: str | None, func: str | None) -> bool:
-        return bool(
-            (self.func is None or (func is not None and self.func(func)))
-            and (self.path is None or (path is not None and self.path(path)))
-            and (self.entity_id is None or (entity_id is not None and self.entity_id(entity_id)))
-        )
-
 
 class _Open:
     """What is left to decide about a name: rules that also look at the entity or the source."""
 
-    __slots__ = ("otherwise", "rules")
+    __slots__ = ("bits", "first", "key", "otherwise", "rest", "with_entity_id", "with_func", "with_path")
 
     def __init__(self, rules: tuple[_Rule, ...], otherwise: bool) -> None:
-        self.rules = rules
+        self.first = rules[:_FEW_RULES]
+        self.rest = rules[_FEW_RULES:]
         self.otherwise = otherwise
+        self.with_entity_id = any(rule.entity_id is not None for rule in rules)
+        self.with_path = any(rule.path is not None for rule in rules)
+        self.with_func = any(rule.func is not None for rule in rules)
+        self.bits = sum(rule.bit for rule in self.rest)
+        # The same for all names of which the same is left to decide.
+        self.key = sum(rule.bit for rule in rules) << 1 | otherwise
+
+
+def _ask(rules: Iterable[_Rule], entity_id: str | None, path: str | None, func: str | None) -> bool | None:
+    """What the first of the rules that matches says; None where none does."""
+    for rule in rules:
+        if (
+            ((accepts := rule.entity_id) is None or (entity_id is not None and accepts(entity_id)))
+            and ((accepts := rule.func) is None or (func is not None and accepts(func)))
+            and ((accepts := rule.path) is None or (path is not None and accepts(path)))
+        ):
+            return rule.enabled
+    return None
 
 
 def _text(value: object) -> str | None:
@@ -277,7 +339,8 @@ def _text(value: object) -> str | None:
     if value is None or type(value) is str:
         return value
     try:
-        return f"{value!s:.1024}"
+        # A subclass of str (an enumeration's member) is what it holds: that is also what a dict compares.
+        return str.__str__(value) if isinstance(value, str) else f"{value!s:.1024}"
     except Exception:
         return f"<{type(value).__name__}>"
 
@@ -286,15 +349,26 @@ class PatternLogEventPolicy:
     """Decides by patterns; the first rule that matches decides.
 
     What the rules say about a namespace and name is worked out once and remembered for the last few thousand names, so
-    the number of rules costs nothing per event unless they look at the entity or the source. Safe to use from any
-    thread.
+    the number of rules costs nothing per event. Rules that look at the entity or the source are asked for each event
+    where few of them speak of its name; else what they said is remembered too, and of those that compare with a text, or
+    with a text before or behind a star, only the ones that can match are asked. Safe to use from any thread.
 
     Attributes:
         decides_by_name: True when no rule looks at the entity's id or at the source: the verdict is then the same for
             all events with one namespace and name, and a caller may remember it.
     """
 
-    __slots__ = ("_config", "_rules", "_verdicts", "decides_by_name")
+    __slots__ = (
+        "_config",
+        "_entity_ids",
+        "_funcs",
+        "_lookups",
+        "_paths",
+        "_rules",
+        "_verdicts",
+        "_verdicts_further",
+        "decides_by_name",
+    )
 
     def __init__(self, config: PatternLogEventPolicyConfig) -> None:
         """Compile the rules.
@@ -308,8 +382,13 @@ class PatternLogEventPolicy:
         if not isinstance(config, PatternLogEventPolicyConfig):
             raise TypeError(f"config: expected a PatternLogEventPolicyConfig, got {type(config).__name__}")
         self._config = config
-        self._rules = tuple(_Rule(rule) for rule in config.rules)
+        self._rules = tuple(_Rule(rule, index) for index, rule in enumerate(config.rules))
+        self._entity_ids = _Index(rule.entity_ids for rule in config.rules)
+        self._paths = _Index(rule.source_paths for rule in config.rules)
+        self._funcs = _Index(rule.source_funcs for rule in config.rules)
+        self._lookups = self._entity_ids.cost + self._paths.cost + self._funcs.cost
         self._verdicts: dict[tuple[str | None, str], bool | _Open] = {}
+        self._verdicts_further: dict[tuple[int, str | None, str | None, str | None], bool] = {}
         # What a subclass decides instead is not known here.
         decides = type(self).is_event_enabled is PatternLogEventPolicy.is_event_enabled
         self.decides_by_name: bool = decides and all(rule.by_name for rule in self._rules)
@@ -332,11 +411,54 @@ class PatternLogEventPolicy:
             verdict = self._decide_by_name(event.event_namespace, event.event_name)
         if verdict is True or verdict is False:
             return verdict
-        entity_id, path, func = _text(event.entity_id), _text(event.source_path), _text(event.source_func)
-        for rule in verdict.rules:
-            if rule.matches_rest(entity_id, path, func):
-                return rule.enabled
-        return verdict.otherwise
+        return self._decide_further(verdict, event)
+
+    def _decide_further(self, left: _Open, event: LogEventMeta) -> bool:
+        # A field that no rule looks at must not keep a verdict from being found again. What is no plain str must not
+        # be compared with what is remembered: 1 and True are equal, their texts are not.
+        entity_id = path = func = None
+        if left.with_entity_id and (entity_id := event.entity_id) is not None and type(entity_id) is not str:
+            entity_id = _text(entity_id)
+        if left.with_path and (path := event.source_path) is not None and type(path) is not str:
+            path = _text(path)
+        if left.with_func and (func := event.source_func) is not None and type(func) is not str:
+            func = _text(func)
+        if not left.rest:
+            verdict = _ask(left.first, entity_id, path, func)
+            return left.otherwise if verdict is None else verdict
+        verdicts = self._verdicts_further
+        key = None
+        if len(entity_id or "") + len(path or "") + len(func or "") <= _MAX_CACHED_TEXT:
+            key = (left.key, entity_id, path, func)
+            verdict = verdicts.get(key)
+            if verdict is not None:
+                return verdict
+        verdict = _ask(left.first, entity_id, path, func)
+        if verdict is None:
+            verdict = _ask(self._find_rest(left, entity_id, path, func), entity_id, path, func)
+            if verdict is None:
+                verdict = left.otherwise
+            if key is not None:
+                if len(verdicts) >= _MAX_VERDICTS:
+                    verdicts.clear()
+                verdicts[key] = verdict
+        return verdict
+
+    def _find_rest(self, left: _Open, entity_id: str | None, path: str | None, func: str | None) -> Iterable[_Rule]:
+        """The rest of the rules, without most of those that do not match; in their order."""
+        rest = left.rest
+        if not self._lookups or len(rest) <= 4 * (2 + self._lookups):  # asking them all takes hardly longer
+            return rest
+        bits = left.bits & self._entity_ids.find(entity_id) & self._paths.find(path) & self._funcs.find(func)
+        if 2 * bits.bit_count() > len(rest):
+            return rest
+        found = []
+        while bits:
+            index = bits.bit_length() - 1
+            found.append(self._rules[index])
+            bits ^= 1 << index
+        found.reverse()
+        return found
 
     def _decide_by_name(self, raw_namespace: object, raw_name: object) -> bool | _Open:
         namespace, name = _text(raw_namespace), _text(raw_name) or ""
@@ -351,7 +473,7 @@ class PatternLogEventPolicy:
                 break
             undecided.append(rule)
         verdict = _Open(tuple(undecided), otherwise) if undecided else otherwise
-        if len(event) <= _MAX_CACHED_NAME:
+        if len(event) <= _MAX_CACHED_TEXT:
             verdicts = self._verdicts
             if len(verdicts) >= _MAX_VERDICTS:
                 verdicts.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,6 +32,23 @@ ORDER_CREATED = LogEventMeta("shop.orders", "order.created", "order-42", "/srv/s
 
 def policy(*rules: Rule, default_enabled: bool = True) -> PatternLogEventPolicy:
     return PatternLogEventPolicy(Config(default_enabled=default_enabled, rules=rules))
+
+
+SELECTORS = ("events", "event_namespaces", "event_names", "entity_ids", "source_paths", "source_funcs")
+
+
+def ask_one_by_one(rules: Sequence[Rule], default: bool, meta: LogEventMeta) -> bool:
+    """The verdict by the definition: each pattern of each rule by itself."""
+    full = f"{meta.event_namespace}.{meta.event_name}" if meta.event_namespace else meta.event_name
+    found = (full, meta.event_namespace, meta.event_name, meta.entity_id, meta.source_path, meta.source_func)
+    for rule in rules:
+        if all(
+            not (wanted := getattr(rule, selector))
+            or (value is not None and any(fnmatchcase(value, pattern) for pattern in wanted))
+            for selector, value in zip(SELECTORS, found, strict=True)
+        ):
+            return rule.action is ALLOW
+    return default
 
 
 def matches(rule: Rule, meta: LogEventMeta = ORDER_CREATED) -> bool:
@@ -159,37 +177,85 @@ class TestRules:
         """Asked again and in any order, a policy says what asking rule after rule says."""
         words = st.sampled_from(["a", "b", "a.b", "c"])
         patterns = st.lists(st.sampled_from(["a", "b*", "*.b", "*"]), max_size=2).map(tuple)
-        selectors = ("events", "event_namespaces", "event_names", "entity_ids", "source_paths", "source_funcs")
         rules = data.draw(
             st.lists(
-                st.builds(Rule, st.sampled_from([ALLOW, DENY]), **dict.fromkeys(selectors, patterns)), max_size=4
+                st.builds(Rule, st.sampled_from([ALLOW, DENY]), **dict.fromkeys(SELECTORS, patterns)), max_size=4
             ).map(tuple)
         )
         default = data.draw(st.booleans())
         tested = policy(*rules, default_enabled=default)
         maybe = st.none() | words
         metas = st.builds(LogEventMeta, maybe, words, maybe, maybe, st.none(), maybe)
-
-        def slowly(meta: LogEventMeta) -> bool:
-            full = f"{meta.event_namespace}.{meta.event_name}" if meta.event_namespace else meta.event_name
-            found = dict(
-                zip(
-                    selectors,
-                    (full, meta.event_namespace, meta.event_name, meta.entity_id, meta.source_path, meta.source_func),
-                    strict=True,
-                )
-            )
-            for rule in rules:
-                if all(
-                    not (wanted := getattr(rule, selector))
-                    or (value is not None and any(fnmatchcase(value, pattern) for pattern in wanted))
-                    for selector, value in found.items()
-                ):
-                    return rule.action is ALLOW
-            return default
-
         for meta in data.draw(st.lists(metas, min_size=1, max_size=8)) * 2:
-            assert tested.is_event_enabled(meta) is slowly(meta)
+            assert tested.is_event_enabled(meta) is ask_one_by_one(rules, default, meta)
+
+    @settings(deadline=None)
+    @given(st.data())
+    def test_many_rules_say_what_asking_them_one_by_one_says(self, data: st.DataObject) -> None:
+        """However many rules there are and whatever they look at, the first one that matches decides, each time."""
+        action = st.sampled_from([ALLOW, DENY])
+        pattern = st.text("ab*?[]!-.\n", max_size=3) | st.sampled_from(["a*", "*b", "*", "ab", "*a*", "[!a]*", "x7"])
+        patterns = st.lists(pattern, max_size=2).map(tuple)
+        looks_at = st.sampled_from([SELECTORS, SELECTORS[3:], SELECTORS[3:4], SELECTORS[4:]])
+        telling = looks_at.flatmap(lambda names: st.builds(Rule, action, **dict.fromkeys(names, patterns)))
+        # Rules that hardly ever match, before, between and behind those that do.
+        selector = data.draw(st.sampled_from(SELECTORS[3:]))
+        form = data.draw(st.sampled_from(["x{}", "x{}*", "*x{}", "?x{}"]))
+        fillers = [
+            Rule(data.draw(action), **{selector: (form.format(index),)})
+            for index in range(data.draw(st.integers(0, 3)))
+        ]
+        rules: list[Rule] = []
+        for rule in data.draw(st.lists(telling, max_size=5)):
+            rules += [*fillers * data.draw(st.sampled_from([0, 1, 10])), rule]
+        rules += fillers * data.draw(st.sampled_from([0, 1, 30]))
+        default = data.draw(st.booleans())
+        tested = policy(*rules, default_enabled=default)
+        value = st.none() | st.text("ab.\n-[", max_size=3) | st.sampled_from(["x0", "x2y", "yx1", "ab" * 200])
+        name = st.sampled_from(["", "a", "b", "a.b\n"])
+        metas = st.builds(LogEventMeta, st.none() | name, name, value, value, st.none() | st.just(7), value)
+        asked = data.draw(st.lists(metas, min_size=1, max_size=8))
+        for meta in [*asked, *reversed(asked), *asked]:
+            assert tested.is_event_enabled(meta) is ask_one_by_one(rules, default, meta)
+
+    @pytest.mark.parametrize("selector", ["entity_ids", "source_paths", "source_funcs"])
+    @pytest.mark.parametrize("form", ["order-{}", "order-{}.*", "*/order-{}", "?rder-{}.*"])
+    def test_each_of_a_hundred_rules_is_found(self, selector: str, form: str) -> None:
+        """The place of a rule among many does not matter, and one that stands before it wins."""
+        field = {"entity_ids": "entity_id", "source_paths": "source_path", "source_funcs": "source_func"}[selector]
+        rules = tuple(Rule(ALLOW if index % 3 else DENY, **{selector: (form.format(index),)}) for index in range(100))
+        for given_rules in (
+            rules,
+            (*rules, Rule(DENY, **{selector: ("*",)})),
+            (Rule(ALLOW, source_funcs=("x",)), *rules),
+        ):
+            tested = policy(*given_rules)
+            for index in (*range(102), *range(0, 102, 7)):
+                value = form.format(index).replace("*", "x").replace("?", "o")
+                meta = LogEventMeta("shop", "a", **{field: value})
+                assert tested.is_event_enabled(meta) is ask_one_by_one(given_rules, True, meta)
+
+    def test_names_of_which_other_rules_speak_do_not_share_a_verdict(self) -> None:
+        """What was said about an entity under one name says nothing about it under another name."""
+        fillers = tuple(Rule(DENY, entity_ids=(f"x{index}",)) for index in range(40))
+        rules = (
+            *fillers,
+            Rule(DENY, event_names=("a",), entity_ids=("order-*",)),
+            Rule(ALLOW, event_names=("b",), entity_ids=("order-*",)),
+            Rule(DENY, event_names=("b", "c"), entity_ids=("order-*",), source_funcs=("f",)),
+            Rule(ALLOW, event_names=("d",)),
+            *fillers,
+            Rule(ALLOW, event_names=("e",), entity_ids=("order-*",), source_funcs=("f",)),
+            Rule(ALLOW, event_names=("f",)),
+            Rule(DENY, event_names=("g",)),
+        )
+        for default in (True, False):
+            tested = policy(*rules, default_enabled=default)
+            for name in "abcdefghgfedcba":
+                for entity_id in ("order-1", "order-2", "x7", None):
+                    for func in ("f", "g", None):
+                        meta = LogEventMeta("shop", name, entity_id, None, None, func)
+                        assert tested.is_event_enabled(meta) is ask_one_by_one(rules, default, meta)
 
 
 class TestDecidesByName:
@@ -251,13 +317,38 @@ class TestPolicy:
         tracemalloc.stop()
         assert held < 3_000_000
 
+    @pytest.mark.parametrize("form", ["*-{}7", "order-{}*", "?rder-{}"])
+    def test_ever_new_entities_do_not_fill_the_memory(self, form: str) -> None:
+        """Entities that never come back, and very long ids, get right verdicts; what is remembered stays bounded."""
+        rules = tuple(Rule(DENY, entity_ids=(form.format(index),), source_funcs=("f",)) for index in range(20))
+        tested = policy(*rules)
+
+        def ask(entity_id: str) -> None:
+            meta = LogEventMeta("shop", "order.created", entity_id, None, None, "f")
+            assert tested.is_event_enabled(meta) is ask_one_by_one(rules, True, meta)
+
+        ask("order-0")
+        tracemalloc.start()
+        for index in range(20_000):
+            if index % 20:
+                tested.is_event_enabled(LogEventMeta("shop", "order.created", f"order-{index}", None, None, "f"))
+            else:
+                ask(f"order-{index}")
+        for index in range(300):
+            ask(f"order-{'1' * 100_000}{index}")
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 3_000_000
+
     def test_threads_get_the_same_verdicts(self) -> None:
-        """Many threads, many names: each verdict is right."""
-        tested = policy(Rule(DENY, event_names=("*7",)), Rule(DENY, entity_ids=("x",)))
+        """Many threads, many names and entities: each verdict is right."""
+        others = tuple(Rule(DENY, entity_ids=(f"x{index}-*",)) for index in range(30))
+        tested = policy(Rule(DENY, event_names=("*7",)), *others, Rule(DENY, entity_ids=("*3",)))
 
         def ask(offset: int) -> bool:
             return all(
                 tested.is_event_enabled(LogEventMeta("shop", f"order {index}")) is (index % 10 != 7)
+                and tested.is_event_enabled(LogEventMeta("shop", "order", f"{index}")) is (index % 10 != 3)
                 for index in range(offset, offset + 3_000)
             )
 
@@ -284,6 +375,40 @@ class TestPolicy:
             assert not tested.is_event_enabled(LogEventMeta(None, name))  # type: ignore[arg-type]
         assert not tested.is_event_enabled(LogEventMeta(None, "x", 7))  # type: ignore[arg-type]
         assert tested.is_event_enabled(LogEventMeta(5, None))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("others", [0, 50])
+    def test_an_entity_that_is_no_str_is_compared_as_its_text(self, others: int) -> None:
+        """Equal values are not taken for each other: the texts of ``1``, ``1.0`` and ``True`` differ."""
+
+        class Liar(str):
+            __slots__ = ()
+
+            def __eq__(self, other: object) -> bool:
+                raise RuntimeError
+
+            def __hash__(self) -> int:
+                raise RuntimeError
+
+        fillers = (Rule(ALLOW, entity_ids=(f"x{index}",)) for index in range(others))
+        tested = policy(*fillers, Rule(DENY, entity_ids=("1", "[[]*", "secret")))
+        verdicts = {"1": False, "1.0": True, "True": True, "[2]": False, "secret": False}
+        for entity_id in (1, True, 1.0, "1", "True", [2], Liar("secret"), "secret", True, 1, 1.0) * 2:
+            meta = LogEventMeta(None, "x", entity_id)  # type: ignore[arg-type]
+            assert tested.is_event_enabled(meta) is verdicts[f"{entity_id!s}"]
+
+    def test_a_name_of_a_class_of_its_own_is_the_text_that_it_holds(self) -> None:
+        """Whether the plain name was seen before or not: a str is what it holds, whatever it prints as."""
+
+        class Name(str):
+            __slots__ = ()
+
+            def __str__(self) -> str:
+                return "Name.PAID"
+
+        for names in (("order.paid", Name("order.paid")), (Name("order.paid"), "order.paid")):
+            tested = policy(Rule(DENY, event_names=("order.paid",), entity_ids=("order.paid",)))
+            for name in names:
+                assert not tested.is_event_enabled(LogEventMeta("shop", name, name))
 
 
 class TestConfiguration:
