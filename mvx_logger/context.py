@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from enum import Enum
 from time import time
-from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakSet
 
 from . import selflog
@@ -25,7 +25,7 @@ from .model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogExcept
 from .payload import HEAVY, LogPayloadProcessor
 from .protocols import LogEventPolicyProto, LogPayloadProcessorProto, LogPayloadProvider, LogSinkProto
 
-__all__ = ["LogContext", "LogErrorHandlingPolicy", "LogEventFields"]
+__all__ = ["LogContext", "LogErrorHandlingPolicy"]
 
 Payload: TypeAlias = Mapping[str, Any] | LogPayloadProvider | None
 F = TypeVar("F", bound=Callable[..., None])
@@ -102,23 +102,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_tree_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
-class LogEventFields(TypedDict, total=False):
-    """What the methods of a `LogContext` that log take by keyword; each is explained at `LogContext.log_event`."""
+# To fill in the defaults of seven keyword-only parameters takes longer than to reject an event; of positional ones, it
+# takes next to nothing. So what runs has only such, and one in front of them that refuses what is not given by its name.
+# What a method says of itself (to type checkers, `inspect.signature` and `help`) is the definition in the class.
 
-    event_namespace: str | None
-    event_outcome: str | None
-    entity_id: str | None
-    source_path: str | None
-    source_line: int | None
-    source_func: str | None
-    skip_payload_normalization: bool
-
-
-_FIELDS = frozenset(LogEventFields.__annotations__)
-
-
-# To fill in the defaults of seven keyword-only parameters takes longer than to reject an event. So the methods take them
-# as a dict, which type checkers know all about, and `inspect.signature` finds what they stand for here.
+_NOT_GIVEN: Any = object()
 
 
 def _log_event(
@@ -126,7 +114,7 @@ def _log_event(
     event: str,
     level: int,
     payload: Payload = None,
-    *,
+    _more: Any = _NOT_GIVEN,
     event_namespace: str | None = None,
     event_outcome: str | None = None,
     entity_id: str | None = None,
@@ -134,30 +122,65 @@ def _log_event(
     source_line: int | None = None,
     source_func: str | None = None,
     skip_payload_normalization: bool = False,
-) -> None: ...
+) -> None:
+    if _more is not _NOT_GIVEN:
+        raise TypeError("log_event() takes event, level and payload by position, all else by its name")
+    snapshot = self._snapshot
+    try:
+        if level < snapshot.min_level or (event in snapshot.muted and event_namespace is None):
+            return
+    except Exception:  # the level is no number, or the name is no str
+        level = _level_of(level)
+        if level < snapshot.min_level:
+            return
+    self._log(
+        snapshot, level, event, payload, event_namespace, event_outcome, entity_id,
+        source_path, source_line, source_func, skip_payload_normalization,
+    )  # fmt: skip
 
 
-def _log_level_event(
-    self: LogContext,
-    event: str,
-    payload: Payload = None,
-    *,
-    event_namespace: str | None = None,
-    event_outcome: str | None = None,
-    entity_id: str | None = None,
-    source_path: str | None = None,
-    source_line: int | None = None,
-    source_func: str | None = None,
-    skip_payload_normalization: bool = False,
-) -> None: ...
+def _log_event_at(level: int) -> Callable[..., None]:
+    def log_at(
+        self: LogContext,
+        event: str,
+        payload: Payload = None,
+        _more: Any = _NOT_GIVEN,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
+        if _more is not _NOT_GIVEN:
+            raise TypeError("takes event and payload by position, all else by its name")
+        snapshot = self._snapshot
+        try:
+            if snapshot.min_level > level or (event in snapshot.muted and event_namespace is None):
+                return
+        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
+            pass
+        self._log(
+            snapshot, level, event, payload, event_namespace, event_outcome, entity_id,
+            source_path, source_line, source_func, skip_payload_normalization,
+        )  # fmt: skip
+
+    return log_at
 
 
-def _takes(signature: Callable[..., None]) -> Callable[[F], F]:
-    def mark_method(method: F) -> F:
-        method.__wrapped__ = signature  # type: ignore[attr-defined]
-        return method
+def _runs(function: Callable[..., Any]) -> Callable[[F], F]:
+    """Put a function in the place of the definition, which stays what the method says of itself."""
 
-    return mark_method
+    def put_in_place(definition: F) -> F:
+        for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+            setattr(function, name, getattr(definition, name))
+        code = function.__code__
+        function.__code__ = code.replace(co_name=definition.__name__, co_qualname=definition.__qualname__)
+        function.__wrapped__ = definition  # type: ignore[attr-defined]
+        return cast("F", function)
+
+    return put_in_place
 
 
 class LogContext:
@@ -462,8 +485,21 @@ class LogContext:
             return True
         return enabled
 
-    @_takes(_log_event)
-    def log_event(self, event: str, level: int, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
+    @_runs(_log_event)
+    def log_event(
+        self,
+        event: str,
+        level: int,
+        payload: Payload = None,
+        *,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
         """Log one event.
 
         Args:
@@ -481,111 +517,13 @@ class LogContext:
         Raises:
             LogContextUnableToLog: It could not be logged, and the error policy is ``RAISE``.
         """
-        if fields:
-            self._log_with(level, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if level < snapshot.min_level or event in snapshot.muted:
-                return
-        except Exception:  # the level is no number, or the name is no str
-            level = _level_of(level)
-            if level < snapshot.min_level:
-                return
-        self._log(snapshot, level, event, payload)
 
-    @_takes(_log_level_event)
-    def log_debug_event(self, event: str, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
-        """Log one event at level DEBUG. See `log_event`."""
-        if fields:
-            self._log_with(10, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if snapshot.min_level > 10 or event in snapshot.muted:
-                return
-        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
-            pass
-        self._log(snapshot, 10, event, payload)
-
-    @_takes(_log_level_event)
-    def log_info_event(self, event: str, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
-        """Log one event at level INFO. See `log_event`."""
-        if fields:
-            self._log_with(20, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if snapshot.min_level > 20 or event in snapshot.muted:
-                return
-        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
-            pass
-        self._log(snapshot, 20, event, payload)
-
-    @_takes(_log_level_event)
-    def log_warning_event(self, event: str, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
-        """Log one event at level WARNING. See `log_event`."""
-        if fields:
-            self._log_with(30, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if snapshot.min_level > 30 or event in snapshot.muted:
-                return
-        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
-            pass
-        self._log(snapshot, 30, event, payload)
-
-    @_takes(_log_level_event)
-    def log_error_event(self, event: str, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
-        """Log one event at level ERROR. See `log_event`."""
-        if fields:
-            self._log_with(40, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if snapshot.min_level > 40 or event in snapshot.muted:
-                return
-        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
-            pass
-        self._log(snapshot, 40, event, payload)
-
-    @_takes(_log_level_event)
-    def log_critical_event(self, event: str, payload: Payload = None, **fields: Unpack[LogEventFields]) -> None:
-        """Log one event at level CRITICAL. See `log_event`."""
-        if fields:
-            self._log_with(50, event, payload, fields)
-            return
-        snapshot = self._snapshot
-        try:
-            if snapshot.min_level > 50 or event in snapshot.muted:
-                return
-        except Exception:  # noqa: S110 - a name that is no str cannot be looked up; _log() makes it one
-            pass
-        self._log(snapshot, 50, event, payload)
-
-    def _log_with(self, level: int, event: str, payload: Payload, fields: LogEventFields) -> None:
-        if not fields.keys() <= _FIELDS:
-            wrong = next(name for name in fields if name not in _FIELDS)
-            raise TypeError(
-                f"got an unexpected keyword argument {wrong!r}; expected one of {', '.join(sorted(_FIELDS))}"
-            )
-        snapshot = self._snapshot
-        try:
-            if level < snapshot.min_level or (event in snapshot.muted and "event_namespace" not in fields):
-                return
-        except Exception:  # the level is no number, or the name is no str
-            level = _level_of(level)
-            if level < snapshot.min_level:
-                return
-        self._log(snapshot, level, event, payload, **fields)
-
-    def _log(
+    @_runs(_log_event_at(10))
+    def log_debug_event(
         self,
-        snapshot: _Snapshot,
-        level: int,
         event: str,
-        payload: Payload,
+        payload: Payload = None,
+        *,
         event_namespace: str | None = None,
         event_outcome: str | None = None,
         entity_id: str | None = None,
@@ -593,6 +531,86 @@ class LogContext:
         source_line: int | None = None,
         source_func: str | None = None,
         skip_payload_normalization: bool = False,
+    ) -> None:
+        """Log one event at level DEBUG. See `log_event`."""
+
+    @_runs(_log_event_at(20))
+    def log_info_event(
+        self,
+        event: str,
+        payload: Payload = None,
+        *,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
+        """Log one event at level INFO. See `log_event`."""
+
+    @_runs(_log_event_at(30))
+    def log_warning_event(
+        self,
+        event: str,
+        payload: Payload = None,
+        *,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
+        """Log one event at level WARNING. See `log_event`."""
+
+    @_runs(_log_event_at(40))
+    def log_error_event(
+        self,
+        event: str,
+        payload: Payload = None,
+        *,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
+        """Log one event at level ERROR. See `log_event`."""
+
+    @_runs(_log_event_at(50))
+    def log_critical_event(
+        self,
+        event: str,
+        payload: Payload = None,
+        *,
+        event_namespace: str | None = None,
+        event_outcome: str | None = None,
+        entity_id: str | None = None,
+        source_path: str | None = None,
+        source_line: int | None = None,
+        source_func: str | None = None,
+        skip_payload_normalization: bool = False,
+    ) -> None:
+        """Log one event at level CRITICAL. See `log_event`."""
+
+    def _log(
+        self,
+        snapshot: _Snapshot,
+        level: int,
+        event: str,
+        payload: Payload,
+        event_namespace: str | None,
+        event_outcome: str | None,
+        entity_id: str | None,
+        source_path: str | None,
+        source_line: int | None,
+        source_func: str | None,
+        skip_payload_normalization: bool,
     ) -> None:
         try:
             meta = LogEventMeta(

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import enum
 import gc
+import inspect
 import logging
 import os
 import pickle
@@ -695,12 +696,37 @@ class TestKeywords:
     @pytest.mark.parametrize("min_level", [0, 60])
     @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
     def test_an_unknown_one_is_an_error(self, sink: Collector, name: str, min_level: int) -> None:
-        """It is named, with those that there are; also where the event is rejected; and nothing is logged."""
+        """It is named, and so is the method; also where the event is rejected; and nothing is logged."""
         context = LogContext(log_sink=sink, payload_processor=LogPayloadProcessor(), min_level=min_level)
         args = ("a", 20, {}) if name == "log_event" else ("a", {})
-        with pytest.raises(TypeError, match=r"unexpected keyword argument 'entity'.* entity_id,"):
+        with pytest.raises(TypeError, match=rf"LogContext\.{name}\(\) got an unexpected keyword argument 'entity'"):
             getattr(context, name)(*args, entity="e")
         assert sink.events == []
+
+    @pytest.mark.parametrize("min_level", [0, 60])
+    @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
+    def test_by_position_it_is_an_error(self, sink: Collector, name: str, min_level: int) -> None:
+        """A namespace that is not named as such does not become one, nor does None."""
+        context = LogContext(log_sink=sink, payload_processor=LogPayloadProcessor(), min_level=min_level)
+        args = ("a", 20, {}) if name == "log_event" else ("a", {})
+        for more in (("n",), (None,), (None, "n")):
+            with pytest.raises(TypeError, match="by its name"):
+                getattr(context, name)(*args, *more)
+        assert sink.events == []
+
+    @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
+    def test_a_method_says_what_it_takes(self, name: str) -> None:
+        """Its signature has the keywords, and nothing that is not to be used; its frames have its name."""
+        method = getattr(LogContext, name)
+        parameters = inspect.signature(method).parameters
+        keywords = {key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        assert keywords == {"event_namespace", "event_outcome", "entity_id", "source_path", "source_line", "source_func",
+                            "skip_payload_normalization"}  # fmt: skip
+        assert set(parameters) - keywords == {"self", "event", "payload"} | (
+            {"level"} if name == "log_event" else set()
+        )
+        assert method.__name__ == method.__code__.co_name == name
+        assert method.__doc__.startswith("Log one event")
 
     @pytest.mark.parametrize("name", [*LEVEL_METHODS, "log_event"])
     def test_all_of_them_arrive(self, sink: Collector, name: str) -> None:
