@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from enum import Enum
 from time import time
+from types import MethodType
 from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakSet
 
@@ -22,7 +23,7 @@ from .ambient import add_trace_context, capture, get_ambient
 from .errors import LogContextResetError, LogContextUnableToLog
 from .guard import find_offer, guarded_log, internal, mark
 from .model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
-from .payload import HEAVY, LogPayloadProcessor
+from .payload import HEAVY, LogPayloadProcessor, weigh_payload
 from .protocols import LogEventPolicyProto, LogPayloadProcessorProto, LogPayloadProvider, LogSinkProto
 
 __all__ = ["LogContext", "LogErrorHandlingPolicy"]
@@ -76,7 +77,6 @@ class _Snapshot:
         "remember",
         "sink",
         "weigh",
-        "weigh_fields",
     )
 
     sink: Any
@@ -90,8 +90,7 @@ class _Snapshot:
     processor: Any
     normalize: Callable[[Any], dict[str, Any]]
     normalize_fields: Callable[[Any], dict[str, Any]]
-    weigh: Callable[[Any], tuple[dict[str, Any], int]] | None
-    weigh_fields: Callable[[Any], tuple[dict[str, Any], int]] | None
+    weigh: Callable[..., tuple[dict[str, Any], int]] | None
     errors: LogErrorHandlingPolicy
     min_level: int
     namespace: str | None
@@ -124,13 +123,14 @@ def _log_event(
     skip_payload_normalization: bool = False,
 ) -> None:
     if _more is not _NOT_GIVEN:
-        raise TypeError("log_event() takes event, level and payload by position, all else by its name")
+        raise TypeError("LogContext.log_event() takes event, level and payload by position, all else by its name")
     snapshot = self._snapshot
     try:
         if level < snapshot.min_level or (event in snapshot.muted and event_namespace is None):
             return
     except Exception:  # the level is no number, or the name is no str
-        level = _level_of(level)
+        if not isinstance(level, int):
+            level = _level_of(level)
         if level < snapshot.min_level:
             return
     self._log(
@@ -154,7 +154,8 @@ def _log_event_at(level: int) -> Callable[..., None]:
         skip_payload_normalization: bool = False,
     ) -> None:
         if _more is not _NOT_GIVEN:
-            raise TypeError("takes event and payload by position, all else by its name")
+            name = log_at.__qualname__
+            raise TypeError(f"{name}() takes event and payload by position, all else by its name")
         snapshot = self._snapshot
         try:
             if snapshot.min_level > level or (event in snapshot.muted and event_namespace is None):
@@ -438,10 +439,10 @@ class LogContext:
         assert processor is not None
         new.processor = processor
         new.normalize = processor.normalize_payload
-        new.normalize_fields = _find_normalize_fields(processor)
-        new.weigh = new.weigh_fields = None
+        new.normalize_fields = getattr(processor, "normalize_fields", processor.normalize_payload)
+        new.weigh = None
         if type(processor) is LogPayloadProcessor:
-            new.weigh, new.weigh_fields = processor._normalize, processor._normalize_fields
+            new.weigh = MethodType(weigh_payload, processor)
         else:
             new.normalize, new.normalize_fields = _checked(new.normalize), _checked(new.normalize_fields)
         if self._local_errors is not None:
@@ -635,8 +636,9 @@ class LogContext:
                 except Exception as err:
                     data = _describe_anyway(snapshot, payload, err)
             if ("structlog.contextvars" in _modules or capture.active) and copy_context():
-                data = _with_ambient(snapshot, data)
-                text = HEAVY
+                merged = _with_ambient(snapshot, data)
+                if merged is not data:
+                    data, text = merged, HEAVY
             log_event = LogEvent(level, meta, event_outcome, time(), data)
             offer = snapshot.offer
             if offer is None or text > LIGHT_TEXT or mark.value is not None or internal.get() or not offer(log_event):
@@ -665,8 +667,11 @@ class LogContext:
     def _emit_light(self, event: LogEvent) -> None:
         """For bridges: `emit_log_event` by the quick way, for a light event that is not the logger's own doing."""
         snapshot = self._snapshot
+        offer = snapshot.offer
+        if type(self).emit_log_event is not _emit_log_event or "emit_log_event" in self.__dict__:
+            offer = None
         try:
-            if snapshot.offer is not None and snapshot.offer(event):
+            if offer is not None and offer(event):
                 if snapshot.health.failing:
                     snapshot.health.failing = False
                 return
@@ -792,6 +797,7 @@ class LogContext:
             pass
 
 
+_emit_log_event = LogContext.emit_log_event
 _LOGGED_MARK = "_mvx_logger_logged"
 
 
@@ -828,18 +834,6 @@ def _describe_anyway(snapshot: _Snapshot, payload: Any, err: Exception) -> dict[
 
 
 _fallback_processor: LogPayloadProcessor | None = None
-
-
-def _find_normalize_fields(processor: Any) -> Callable[[Any], dict[str, Any]]:
-    cls = type(processor)
-    if isinstance(processor, LogPayloadProcessor) and (
-        cls.normalize_payload is not LogPayloadProcessor.normalize_payload
-        and cls.normalize_fields is LogPayloadProcessor.normalize_fields
-    ):
-        # A subclass that knows of normalize_payload() only: what it does there holds for all payloads.
-        return processor.normalize_payload
-    found: Callable[[Any], dict[str, Any]] = getattr(processor, "normalize_fields", processor.normalize_payload)
-    return found
 
 
 def _checked(normalize: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 from . import selflog
@@ -37,6 +37,7 @@ __all__ = [
     "internal",
     "is_internal",
     "mark",
+    "offers",
     "report_recursion",
     "run_marked",
 ]
@@ -99,16 +100,17 @@ def guarded_log(sink: Any) -> Callable[[LogEvent], None]:
     return log_guarded
 
 
-def find_offer(log: Callable[[LogEvent], None]) -> Callable[[LogEvent], bool] | None:
-    """The quick way into the sink whose own ``log`` this is, for light events; None where there is no such way.
+offers: dict[Any, Callable[[Any, LogEvent], bool]] = {}
+"""The quick way for light events past a ``log`` method, by the very function that is passed by: never the one of a
+subclass, or one that was put in its place. It accepts the event at once, or returns False and has done nothing."""
 
-    It goes with the very method that it shortens (`mvx_logger.delivery.sink.AsyncioLogSink.log`): whatever stands before
-    that, such as the ``log`` of a subclass, has none.
-    """
-    owner, offer = getattr(log, "__self__", None), getattr(log, "offer", None)
-    if type(log) is MethodType and type(offer) is FunctionType:
-        return MethodType(offer, owner)
-    return None
+
+def find_offer(log: Callable[[LogEvent], None]) -> Callable[[LogEvent], bool] | None:
+    """The quick way into the sink whose own ``log`` this is; None where there is none."""
+    if not isinstance(log, MethodType):
+        return None
+    offer = offers.get(log.__func__)
+    return None if offer is None else MethodType(offer, log.__self__)
 
 
 def forwarding_log(log: Callable[[LogEvent], None], event: LogEvent) -> None:

@@ -31,7 +31,14 @@ from .guard import mark
 from .model import LIGHT_KEYS
 from .protocols import LogAdapterResolver
 
-__all__ = ["DEFAULT_REDACT_KEYS", "HEAVY", "REDACTED", "LogPayloadProcessor", "LogVerbosityLevel"]
+__all__ = [
+    "DEFAULT_REDACT_KEYS",
+    "HEAVY",
+    "REDACTED",
+    "LogPayloadProcessor",
+    "LogVerbosityLevel",
+    "weigh_payload",
+]
 
 REDACTED: Final = "***"
 """What stands in the place of a value whose key looks secret."""
@@ -130,6 +137,7 @@ _read_attribute: Callable[[Any, str], Any] = object.__getattribute__
 
 _MISSING: Final = object()
 
+_REDACTED_LEN: Final = len(REDACTED)
 HEAVY: Final = sys.maxsize
 """More text than any light event has: for a payload that would have to be measured."""
 
@@ -1115,69 +1123,22 @@ class LogPayloadProcessor:
             unbounded: Lifts ``max_items``, everywhere in the payload; nothing else.
         """
         try:
-            return self._normalize(payload, unbounded)[0]
+            return weigh_payload(self, payload, unbounded)[0]
         except Exception:  # the stack has no room for one more call
             return {"value": _NO_ROOM}
-
-    def _normalize(self, payload: Any, unbounded: bool = False) -> tuple[dict[str, Any], int]:
-        """What `normalize_payload` returns, and how many characters of text are in it; `HEAVY` where that is not all."""
-        settings = self._settings
-        try:
-            if type(payload) is not dict or (len(payload) > settings.max_items and not unbounded):
-                return _normalize_other(payload, settings, unbounded, False), HEAVY
-            # From here on `_Walk.plain_dict` once more, without a call or an object for payloads of plain values.
-            result = payload.copy()
-            harmless = settings.harmless
-            max_str_len = settings.max_str_len
-            walk: _Walk | None = None
-            text = 0
-            for key, value in result.items():
-                if type(key) is not str:
-                    break
-                if key not in harmless:
-                    if len(key) > settings.max_key_len:
-                        break
-                    if settings.is_secret(key):
-                        result[key] = REDACTED
-                        continue
-                kind = type(value)
-                if kind is str:
-                    size = len(value)
-                    text += size
-                    if size > max_str_len:
-                        result[key] = value[:max_str_len] + _CUT
-                elif kind is not int and value is not None and kind is not bool and kind is not float:
-                    text = HEAVY
-                    try:
-                        if walk is None:
-                            walk = _begin(settings, unbounded, {id(payload)}, len(result))
-                        result[key] = walk.value(value, 1)
-                    except Exception:
-                        result[key] = _NO_ROOM
-            else:
-                return result, text if len(result) <= LIGHT_KEYS else HEAVY
-            return _normalize_other(payload, settings, unbounded, False), HEAVY
-        except Exception:
-            return {"value": _NO_ROOM}, HEAVY
 
     def normalize_fields(self, payload: Any) -> dict[str, Any]:
         """Like `normalize_payload`, but every key of the payload is kept; ``max_items`` holds for what is in it.
 
-        For bridges: what a record brings along as ``extra`` are fields that its author named one by one.
+        For bridges: what a record brings along as ``extra`` are fields that its author named one by one. What a subclass
+        does in a `normalize_payload` of its own holds for these too.
         """
+        if type(self).normalize_payload is not _normalize_payload:
+            return self.normalize_payload(payload)
         try:
-            return self._normalize_fields(payload)[0]
+            return weigh_payload(self, payload, all_keys=True)[0]
         except Exception:
             return {"value": _NO_ROOM}
-
-    def _normalize_fields(self, payload: Any) -> tuple[dict[str, Any], int]:
-        """As `_normalize`, for `normalize_fields`."""
-        try:
-            if type(payload) is dict and len(payload) <= self._settings.max_items:
-                return self._normalize(payload)
-            return _normalize_other(payload, self._settings, False, True), HEAVY
-        except Exception:
-            return {"value": _NO_ROOM}, HEAVY
 
     def normalize_value_for_log(self, value: Any, *, unbounded: bool = False) -> Any:
         """One value as plain data.
@@ -1196,6 +1157,63 @@ class LogPayloadProcessor:
             return _begin(settings, unbounded, set()).value(value, 0)
         except Exception:
             return _NO_ROOM
+
+
+_normalize_payload = LogPayloadProcessor.normalize_payload
+
+
+def weigh_payload(
+    processor: LogPayloadProcessor, payload: Any, unbounded: bool = False, all_keys: bool = False
+) -> tuple[dict[str, Any], int]:
+    """A payload made plain, and how many characters of text are in it.
+
+    `HEAVY` stands for more than that: other values than text and numbers, or more of them than a light event has.
+
+    Args:
+        processor: Whose settings hold.
+        payload: As of `LogPayloadProcessor.normalize_payload`.
+        unbounded: As there.
+        all_keys: As `LogPayloadProcessor.normalize_fields` has it.
+    """
+    settings = processor._settings
+    try:
+        if type(payload) is not dict or (len(payload) > settings.max_items and not unbounded):
+            return _normalize_other(payload, settings, unbounded, all_keys), HEAVY
+        # From here on `_Walk.plain_dict` once more, without a call or an object for payloads of plain values.
+        result = payload.copy()
+        harmless = settings.harmless
+        max_str_len = settings.max_str_len
+        walk: _Walk | None = None
+        text = 0
+        for key, value in result.items():
+            if type(key) is not str:
+                break
+            if key not in harmless:
+                if len(key) > settings.max_key_len:
+                    break
+                if settings.is_secret(key):
+                    result[key] = REDACTED
+                    text += _REDACTED_LEN
+                    continue
+            kind = type(value)
+            if kind is str:
+                size = len(value)
+                text += size
+                if size > max_str_len:
+                    result[key] = value[:max_str_len] + _CUT
+            elif kind is not int and value is not None and kind is not bool and kind is not float:
+                text = HEAVY
+                try:
+                    if walk is None:
+                        walk = _begin(settings, unbounded, {id(payload)}, len(result))
+                    result[key] = walk.value(value, 1)
+                except Exception:
+                    result[key] = _NO_ROOM
+        else:
+            return result, text if len(result) <= LIGHT_KEYS else HEAVY
+        return _normalize_other(payload, settings, unbounded, all_keys), HEAVY
+    except Exception:
+        return {"value": _NO_ROOM}, HEAVY
 
 
 def _normalize_other(payload: Any, settings: _Settings, unbounded: bool, all_keys: bool) -> dict[str, Any]:

@@ -78,13 +78,6 @@ synchronous `HandlerSink` gets the real one, not only its description."""
 class _PipelineHandler(logging.Handler):
     """What the two handlers share: everything but where an event goes."""
 
-    _filters_itself = False
-    """True where a subclass overrides `filter`."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._filters_itself = cls.filter is not _PipelineHandler.filter
-
     def __init__(
         self,
         level: int | str,
@@ -119,7 +112,7 @@ class _PipelineHandler(logging.Handler):
         Returns:
             The record to go on with, or False.
         """
-        return run_filters(self.filters, record) or False
+        return (run_filters(self.filters, record) or False) if self.filters else record
 
     def handle(self, record: LogRecord) -> Any:
         """Emit the record if the filters let it pass, without taking the handler's lock.
@@ -128,7 +121,7 @@ class _PipelineHandler(logging.Handler):
             The record that was emitted, or False.
         """
         try:
-            if self.filters or self._filters_itself:
+            if self.filters:
                 # A filter that logs would otherwise call itself for ever.
                 if is_internal() and not isinstance(record, EventLogRecord) and not _interrupts():
                     _report(record)
@@ -139,10 +132,12 @@ class _PipelineHandler(logging.Handler):
                     verdict = self.filter(record)
                 finally:
                     mark.value = before
-                if not verdict:
-                    return False
-                if isinstance(verdict, LogRecord):
-                    record = verdict
+            else:
+                verdict = self.filter(record)
+            if not verdict:
+                return False
+            if verdict is not record and isinstance(verdict, LogRecord):
+                record = verdict
             self.emit(record)
         except Exception:
             self._on_error(record)
@@ -380,7 +375,8 @@ class LogContextHandler(_PipelineHandler):
     def _find_context(self, record: LogRecord) -> LogContext:
         context = self._context
         if context is None:
-            name = record.__dict__.get("name")
+            # Attributes are read faster while nobody has asked for the dict.
+            name = getattr(record, "name", None) if type(record) is LogRecord else record.__dict__.get("name")
             return registry.nearest_log_context(name if type(name) is str else "")
         if isinstance(context, str):
             return registry.nearest_log_context(context)
@@ -390,8 +386,8 @@ class LogContextHandler(_PipelineHandler):
         ambient = get_ambient() if "structlog.contextvars" in _modules or capture.active else None
         context = self._find_context(record)
         snapshot = context._snapshot
-        level = record.__dict__.get("levelno")
-        if snapshot.is_enabled is None and snapshot.weigh_fields is not None and type(level) is int:
+        level = getattr(record, "levelno", None) if type(record) is LogRecord else None
+        if type(level) is int and snapshot.is_enabled is None and snapshot.weigh is not None:
             if level < snapshot.min_level:
                 return
             if (found := self._plain_event(record, snapshot.processor, ambient)) is not None:
@@ -487,7 +483,8 @@ class _GivenSink(_Target):
         self.sink = sink
         self.label = type(sink).__name__
         self.log = guarded_log(sink)
-        self.offer = find_offer(self.log) or super().offer  # type: ignore[assignment, method-assign]
+        if (offer := find_offer(self.log)) is not None:
+            self.offer = offer  # type: ignore[assignment, method-assign]
 
     def current(self, timeout: float | None = 0.0) -> Any:
         return self.sink

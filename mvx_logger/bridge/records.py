@@ -42,8 +42,8 @@ from msgspec.structs import replace
 
 from ..formats.text import event_title
 from ..guard import mark
-from ..model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
-from ..payload import HEAVY, LogPayloadProcessor
+from ..model import LIGHT_KEYS, LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
+from ..payload import HEAVY, LogPayloadProcessor, weigh_payload
 from ..protocols import LogPayloadProcessorProto
 
 __all__ = [
@@ -97,8 +97,6 @@ _WRITTEN = frozenset({"message", "asctime", "taskName"})
 # structlog's own.
 _NEVER_PAYLOAD = frozenset({"_record", "_logger", "_from_structlog"})
 _NOT_PAYLOAD = _STANDARD | _WRITTEN | _NEVER_PAYLOAD | {"entity_id", "event_outcome"}
-# Where one of these comes among the extras, they are taken one by one.
-_NO_PLAIN_EXTRAS = _NOT_PAYLOAD | {"_name"}
 # Names that a payload key cannot have on a record: it would hide the record's own.
 _TAKEN = _STANDARD | _WRITTEN | _NEVER_PAYLOAD | frozenset(name for name in dir(_PROBE) if name[:2] != "__")
 
@@ -352,7 +350,7 @@ def plain_event(
             message = template % args
         except Exception:
             return None
-        text += len(message)
+        text += len(message) if len(args) <= LIGHT_KEYS else HEAVY
     elif type(args) is tuple:
         args = None
     elif args is not None:
@@ -360,10 +358,14 @@ def plain_event(
     payload: dict[str, Any] = {}
     attributes = record.__dict__
     extras = len(attributes) - _STANDARD_COUNT
-    if extras or ambient:
+    if extras:
+        attributes = attributes.copy()  # in one step: other threads may change them
         payload = {key: attributes[key] for key in islice(attributes, _STANDARD_COUNT, None)}
-        if not _NO_PLAIN_EXTRAS.isdisjoint(payload):
+        payload.pop("message", None)  # what the formatters of other handlers leave there
+        payload.pop("asctime", None)
+        if not _NOT_PAYLOAD.isdisjoint(payload):
             return None
+    if payload or ambient:
         payload, size = _weigh_extras({**ambient, **payload} if ambient else payload, payload_processor)
         text += size
     origin = LogEventOrigin(
@@ -386,9 +388,9 @@ def _weigh_extras(payload: dict[str, Any], processor: LogPayloadProcessorProto |
     try:
         mark.value = True  # what is made plain here may be anything, and may log
         if processor is None:
-            return _PLAIN._normalize_fields(payload)
+            return weigh_payload(_PLAIN, payload, all_keys=True)
         if type(processor) is LogPayloadProcessor:
-            return processor._normalize_fields(payload)
+            return weigh_payload(processor, payload, all_keys=True)
         return normalize_extras(payload, processor), HEAVY
     finally:
         mark.value = before

@@ -57,7 +57,7 @@ from ..ambient import add_trace_context, capture
 from ..errors import LogConfigurationError
 from ..formats import logfmt
 from ..formats.json import encode_value
-from ..guard import is_internal, mark, report_recursion
+from ..guard import internal, is_internal, mark, report_recursion
 from ..model import LIGHT_TEXT, LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
 from ..options import parse_level
 from ..payload import HEAVY
@@ -777,7 +777,7 @@ def _add_callsite(target: dict[str, Any], meta: LogEventMeta, origin: LogEventOr
 
 def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _Layout) -> None:
     """Send an event dict, which becomes the payload, to the nearest context of its logger's name."""
-    if is_internal():
+    if (mark.value is not None or internal.get()) and is_internal():
         report_recursion(name, _event_name(event_dict.get(layout.event_key)))
         return
     if layout.contextvars and copy_context():  # an empty one is the quickest answer
@@ -832,8 +832,8 @@ def _deliver(event_dict: dict[str, Any], level: int | None, name: str, layout: _
             exc_info = None if exception is None else _live_exc_info(found.exc_info)
         text = HEAVY
         try:
-            if snapshot.weigh_fields is not None:
-                data, text = snapshot.weigh_fields(event_dict)
+            if snapshot.weigh is not None:
+                data, text = snapshot.weigh(event_dict, all_keys=True)
             else:
                 data = snapshot.normalize_fields(event_dict) if event_dict else event_dict
         except Exception:

@@ -43,7 +43,7 @@ from ..errors import (
     LogDeliveryRefusedError,
     LogDeliveryTransientError,
 )
-from ..guard import internal, is_internal, mark, report_recursion
+from ..guard import internal, is_internal, mark, offers, report_recursion
 from ..masking import describe_error
 from ..model import LogEvent
 from ..options import check_options, get_options, options_from_url
@@ -511,9 +511,7 @@ class AsyncioLogSink:
             self.__wake()
         return True
 
-    # The log() of a subclass is another function, and has this attribute only if the subclass sees to it: see
-    # `mvx_logger.guard.find_offer`.
-    log.offer = __offer  # type: ignore[attr-defined]
+    offers[log] = __offer
 
     def __log_slowly(self, event: LogEvent, excess: int | None = None) -> None:
         if is_internal():

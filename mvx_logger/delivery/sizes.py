@@ -25,8 +25,14 @@ def measure_excess(event: LogEvent) -> int:
     caught: what a signal handler raises meanwhile is the application's.
     """
     payload = event.payload
-    if type(payload) is dict and event.exception is None and event.stack is None:
-        text = _count_text([*payload.values()]) if payload else 0  # a copy, in one step: other threads may change it
+    if type(payload) is dict and len(payload) <= LIGHT_KEYS and event.exception is None and event.stack is None:
+        text = 0
+        for value in [*payload.values()]:  # a copy, in one step: other threads may change it
+            kind = type(value)
+            if kind is str:
+                text += len(value)
+            elif kind is not int and kind is not bool and kind is not float and value is not None:
+                return _measure_all(event)
         message = event.message
         if message is not None:
             text += len(message) if type(message) is str else _HEAVY
@@ -37,7 +43,7 @@ def measure_excess(event: LogEvent) -> int:
                 text += len(template) if type(template) is str else _HEAVY
             if args is not None:
                 text += _count_text(args) if type(args) is tuple and len(args) <= LIGHT_KEYS else _HEAVY
-        if text <= LIGHT_TEXT and len(payload) <= LIGHT_KEYS:
+        if text <= LIGHT_TEXT:
             return 0
     return _measure_all(event)
 

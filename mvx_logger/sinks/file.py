@@ -41,6 +41,7 @@ from .. import selflog
 from ..delivery.sink import AsyncioLogSink, LogEventBatch
 from ..errors import LogConfigurationError, LogDeliveryPartialError
 from ..formats.text import DEFAULT_DATE_FORMAT, DEFAULT_LOG_FORMAT, TextFormatter
+from ..guard import offers
 from ..masking import describe_error
 from ..model import LogEvent
 from ..options import check_options, parse_level
@@ -839,10 +840,10 @@ class FileLogSink(AsyncioLogSink):
         if event.level >= self._level:
             _accept(self, event)
 
-    def _offer(self, event: LogEvent) -> bool:
+    def __offer(self, event: LogEvent) -> bool:
         return event.level < self._level or _accept_light(self, event)
 
-    log.offer = _offer  # type: ignore[attr-defined]
+    offers[log] = __offer
 
     async def _on_starting(self) -> None:
         await self._run_blocking(self._start)
@@ -927,8 +928,7 @@ class FileLogSink(AsyncioLogSink):
             raise LogDeliveryPartialError(describe_error(err), retry=range(count, len(events)), cause=err) from err
 
 
-_accept = AsyncioLogSink.log
-_accept_light: Callable[[AsyncioLogSink, LogEvent], bool] = _accept.offer  # type: ignore[attr-defined]
+_accept, _accept_light = AsyncioLogSink.log, offers[AsyncioLogSink.log]
 _Encoder = Callable[[Sequence[LogEvent]], tuple[bytes, Sequence[int] | None]]
 
 
