@@ -32,8 +32,9 @@ from mvx_logger import (
 )
 from mvx_logger.bridge.records import plain_event
 from mvx_logger.formats.json import encode_lines
-from mvx_logger.guard import internal, mark
+from mvx_logger.guard import find_offer, internal, mark
 from mvx_logger.model import LogEventOrigin
+from mvx_logger.payload import weigh_payload
 
 PAYLOAD = {"order_id": "order-42", "amount": 3, "paid": True}
 
@@ -102,21 +103,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             "LogEventOrigin": LogEventOrigin,
             "mark": mark,
             "meta": meta,
-            "normalize": processor._normalize,
             "null": null,
-            "offer": sink.log.offer.__get__(sink),  # type: ignore[attr-defined]
+            "offer": find_offer(sink.log),
             "PAYLOAD": PAYLOAD,
             "plain_event": plain_event,
             "queue": deque(maxlen=1_000),
+            "processor": processor,
             "record": make_record(),
             "time": time.time,
+            "weigh_payload": weigh_payload,
         }
         tables: dict[str, list[tuple[str, str, int]]] = {
             "A native event with three keys": [
                 ("rejected by its level", "context.log_debug_event('order.created', PAYLOAD)", 1),
                 ("the method and the private one behind it: two calls", "f(f(1, 2), 1, 2, 3, 4, 5, 6, 7, 8, 9, 0)", 1),
                 ("LogEventMeta", "LogEventMeta('shop.orders', 'order.created', None, None, None, None)", 1),
-                ("the payload made plain, bounded and free of secrets", "normalize(PAYLOAD)", 1),
+                ("the payload made plain, bounded and free of secrets", "weigh_payload(processor, PAYLOAD)", 1),
                 ("is anything bound to the context?", "copy_context()", 1),
                 ("the time", "time()", 1),
                 ("LogEvent", "LogEvent(20, meta, None, 1.0, PAYLOAD)", 1),
