@@ -70,7 +70,11 @@ def fresh_side(module: str, function: str, needs: str = "", **arguments: Any) ->
         PeerMissing: One of the modules is not installed.
     """
     for name in needs.split():
-        if importlib.util.find_spec(name) is None:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # not even the package that it would be in
+            found = None
+        if found is None:
             raise PeerMissing(f"{name} is not installed")
     yield lambda: run_fresh(module, function, **arguments)
 
