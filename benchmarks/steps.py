@@ -18,7 +18,7 @@ from contextvars import copy_context
 from typing import Any
 
 import msgspec
-import structlog.contextvars  # loaded, as in a program that uses structlog: then what it has bound is asked for
+import structlog.contextvars  # noqa: F401 - loaded, as in a program that uses structlog: then what it has bound is asked for
 from harness import compile_loop
 
 from mvx_logger import (
@@ -33,7 +33,6 @@ from mvx_logger import (
 from mvx_logger.bridge.records import plain_event
 from mvx_logger.formats.json import encode_lines
 from mvx_logger.guard import find_offer, internal, mark
-from mvx_logger.model import LogEventOrigin
 from mvx_logger.payload import weigh_payload
 
 PAYLOAD = {"order_id": "order-42", "amount": 3, "paid": True}
@@ -84,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         names: dict[str, Any] = {
             "asynchronous": LogContext(namespace="shop.orders", log_sink=sink, payload_processor=processor),
             "batch": batch,
-            "capture": structlog.contextvars,
             "context": LogContext(
                 namespace="shop.orders", log_sink=NullSink(), payload_processor=processor, min_level=20
             ),
@@ -100,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             "LogEvent": LogEvent,
             "LogEventBatch": LogEventBatch,
             "LogEventMeta": LogEventMeta,
-            "LogEventOrigin": LogEventOrigin,
             "mark": mark,
             "meta": meta,
             "null": null,

@@ -377,6 +377,7 @@ class TestPlainEvent:
             ("plain", (), {"items": [1, 2]}, False),
             ("x" * (LIGHT_TEXT + 1), (), None, False),
             ("%1000d", (1,), None, False),
+            ("%s" * 17, ("",) * 17, None, False),
             ("plain", (), {f"key{index}": index for index in range(17)}, False),
         ],
     )

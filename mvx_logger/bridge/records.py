@@ -388,7 +388,7 @@ def _weigh_extras(payload: dict[str, Any], processor: LogPayloadProcessorProto |
     try:
         mark.value = True  # what is made plain here may be anything, and may log
         if processor is None:
-            return weigh_payload(_PLAIN, payload, all_keys=True)
+            processor = _PLAIN
         if type(processor) is LogPayloadProcessor:
             return weigh_payload(processor, payload, all_keys=True)
         return normalize_extras(payload, processor), HEAVY
