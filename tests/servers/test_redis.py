@@ -1072,7 +1072,7 @@ class TestReading:
             assert len(list(RedisLogSink.read_events(**options))) == 1
 
     def test_the_reader_of_the_page_skips_what_comes_twice(self, server: RedisServer) -> None:
-        page = Path(__file__).resolve().parents[1] / "docs" / "destinations" / "redis.md"
+        page = Path(__file__).resolve().parents[2] / "docs" / "destinations" / "redis.md"
         (block,) = (
             found
             for found in re.findall(r"^  ```python\n(.*?)^  ```", page.read_text(), re.M | re.S)

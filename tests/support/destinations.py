@@ -203,7 +203,7 @@ def check_arrived(
             assert own == sorted(own), "the order has changed"
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "docs" / "destinations"
+RECIPES = Path(__file__).resolve().parents[2] / "docs" / "destinations"
 
 
 def load_recipe(page: str, replacements: Mapping[str, str]) -> dict[str, Any]:

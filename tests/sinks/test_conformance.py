@@ -24,7 +24,7 @@ from mvx_logger.testing import SinkConformance, SinkDestination
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.slow
 
-_PATH = Path(__file__).resolve().parents[1] / "examples" / "custom_tcp_sink.py"
+_PATH = Path(__file__).resolve().parents[2] / "examples" / "custom_tcp_sink.py"
 _SPEC = importlib.util.spec_from_file_location("custom_tcp_sink", _PATH)
 assert _SPEC is not None
 assert _SPEC.loader is not None

@@ -29,7 +29,7 @@ from mvx_logger.formats.json import decode_lines
 
 pytestmark = pytest.mark.slow
 
-PATH = Path(__file__).resolve().parents[1] / "examples" / "custom_tcp_sink.py"
+PATH = Path(__file__).resolve().parents[2] / "examples" / "custom_tcp_sink.py"
 SPEC = importlib.util.spec_from_file_location("custom_tcp_sink", PATH)
 assert SPEC is not None
 assert SPEC.loader is not None

@@ -637,7 +637,7 @@ class TestPipes:
             "try: main()\n"
             "finally: print(peak_memory(), file=sys.stderr)"
         )
-        path_of_modules = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+        path_of_modules = os.pathsep.join((str(ROOT), str(Path(field_helpers.__file__).parent)))
         usage = []
         for arguments in (["--limit", "1"], []):
             done = subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import decode_event
 
-MAIN = Path(__file__).resolve().parents[1] / "examples" / "shop" / "main.py"
+MAIN = Path(__file__).resolve().parents[2] / "examples" / "shop" / "main.py"
 
 OUTPUT = """\
 order 1001: 2 x lamp, 39.80 paid
