@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))  # the servers
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))  # the servers
 
 from mvx_logger import LogEvent, LogEventMeta  # noqa: E402
 

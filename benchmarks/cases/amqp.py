@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rabbitmq_server import RabbitMq
-
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.amqp import AmqpLogSink
+from rabbitmq_server import RabbitMq
 
 QUEUE = "events"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from clickhouse_server import ClickHouseServer
 
+from clickhouse_server import ClickHouseServer
 from mvx_logger import LogEvent, LogEventBatch
 from mvx_logger.sinks.clickhouse import ClickHouseLogSink
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from http_receiver import ReceiverServer
 
+from http_receiver import ReceiverServer
 from mvx_logger import LogEvent, LogEventBatch
 from mvx_logger.sinks.elasticsearch import ElasticsearchLogSink
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from http_receiver import ReceiverServer
 
+from http_receiver import ReceiverServer
 from mvx_logger import LogEvent, LogEventBatch
 from mvx_logger.sinks.http import HttpLogSink, encode_documents
 

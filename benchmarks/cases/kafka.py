@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
-from kafka_server import KafkaServer
 
+from kafka_server import KafkaServer
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.kafka import KafkaLogSink

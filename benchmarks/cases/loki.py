@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from http_receiver import ReceiverServer
 
+from http_receiver import ReceiverServer
 from mvx_logger import LogEvent, LogEventBatch
 from mvx_logger.sinks.http import encode_documents
 from mvx_logger.sinks.http_fields import parse_templates

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mosquitto_server import Mosquitto
-
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.mqtt import MqttLogSink

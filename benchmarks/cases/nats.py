@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import nats
-from nats_server import NatsServer
 
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.nats import NatsLogSink
+from nats_server import NatsServer
 
 SUBJECT = "logs.events"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from http_receiver import ReceiverServer
 
+from http_receiver import ReceiverServer
 from mvx_logger import LogEvent
 from mvx_logger.formats.otlp import encode_protobuf
 from mvx_logger.sinks.otlp import OtlpLogSink, make_resource

@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncpg
 import msgspec
-from postgres_server import PostgresServer
 
 from mvx_logger import LogEvent, LogEventMeta
 from mvx_logger.formats.text import LEVEL_NAMES
 from mvx_logger.sinks.postgres import PostgresLogSink
+from postgres_server import PostgresServer
 
 COLUMNS = (
     "delivery_id", "timestamp", "level", "level_name", "namespace", "event", "entity_id", "outcome", "message", "payload",

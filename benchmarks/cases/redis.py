@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
-from redis_server import RedisServer
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 from mvx_logger import LogEvent
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.redis import RedisLogSink
+from redis_server import RedisServer
 
 
 class Case:

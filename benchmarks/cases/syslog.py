@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from syslog_helpers import Rsyslogd
-
 from mvx_logger import LogEvent
 from mvx_logger.formats.syslog import SyslogFormatter
 from mvx_logger.sinks.syslog import SyslogLogSink
+from syslog_helpers import Rsyslogd
 
 
 class Case:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from field_helpers import (
     NOT_THERE,
     Bell,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from crash_helpers import Killer, Receiver, Victim, Zygote, draw_order
 
 pytestmark = pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from matrix_helpers import Program
 
 pytestmark = pytest.mark.untraced

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from matrix_helpers import Program
 
 LOOPS = ["asyncio.run", "uvloop.run"]

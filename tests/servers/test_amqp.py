@@ -18,13 +18,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from destinations import PATIENT, check_arrived, load_recipe, log_three_ways, make_event, make_events, make_rich_events
-from destinations import survive as survive_on
 from msgspec import structs
-from rabbitmq_server import RabbitMq, Reader, why_not
-from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
 import mvx_logger
+from destinations import PATIENT, check_arrived, load_recipe, log_three_ways, make_event, make_events, make_rich_events
+from destinations import survive as survive_on
 from mvx_logger import (
     AsyncioLogSinkState,
     FallbackSink,
@@ -39,6 +37,8 @@ from mvx_logger import (
 from mvx_logger.bridge.config import plan_sink, sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.amqp import AmqpLogSink
+from rabbitmq_server import RabbitMq, Reader, why_not
+from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from destinations import make_event, make_events
-from servers import wait_until
 
+from destinations import make_event, make_events
 from mvx_logger import AsyncioLogSink, LogEvent, sink_from_url
 from mvx_logger.bridge import config
 from mvx_logger.cli.commands import cli
 from mvx_logger.formats.json import decode_event
+from servers import wait_until
 
 SECRET = "s3cr3t-of-the-reader"
 

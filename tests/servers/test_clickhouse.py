@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from clickhouse_server import ClickHouseServer, find_clickhouse
 from destinations import (
     PATIENT,
@@ -25,8 +26,6 @@ from destinations import (
     survive,
 )
 from http_receiver import DROP, LOSE, Answer, Documents, Receiver, ReceiverServer
-from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
-
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
 from mvx_logger.delivery.window import LogEventBatch
@@ -35,6 +34,7 @@ from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.clickhouse import ClickHouseLogSink
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.memory import MemoryLogSink
+from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
 OPTIONAL = ("namespace", "entity_id", "outcome", "message", "source_path", "source_line", "source_func")
 

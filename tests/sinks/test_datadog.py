@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from destinations import PATIENT, make_event, make_rich_events
-from http_receiver import Receiver
 from hypothesis import given
 from hypothesis import strategies as st
-from preset_receivers import DatadogIntake, loads
-from servers import WAIT
 
+from destinations import PATIENT, make_event, make_rich_events
+from http_receiver import Receiver
 from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.model import LogEventOrigin, LogStack
 from mvx_logger.sinks.datadog import DatadogLogSink
+from preset_receivers import DatadogIntake, loads
+from servers import WAIT
 
 
 def write(events: list[LogEvent], receiver: Receiver, **options: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from destinations import (
     PATIENT,
     check_arrived,
@@ -25,8 +26,6 @@ from destinations import (
 )
 from elasticsearch_receiver import Bulk
 from http_receiver import DROP, HANG, LOSE, Answer, Receiver, ReceiverServer
-from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
-
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
 from mvx_logger.errors import LoggerError
@@ -34,6 +33,7 @@ from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.elasticsearch import ElasticsearchLogSink
 from mvx_logger.sinks.memory import MemoryLogSink
+from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from delivery_helpers import TIMEOUT, assert_accounts, make_event, wait_until, worker_threads
-from tcp_helpers import Behaviour, Connection, Receipts, ServerProcess, TcpServer, has_ipv6, serve, serve_some
 
+from delivery_helpers import TIMEOUT, assert_accounts, make_event, wait_until, worker_threads
 from mvx_logger import LogDeliveryErrorKind, LogSinkStats, MemoryLogSink, configure_log_sink, selflog
 from mvx_logger.delivery.dead_letter import split_dead_letter
 from mvx_logger.formats.json import decode_lines
+from tcp_helpers import Behaviour, Connection, Receipts, ServerProcess, TcpServer, has_ipv6, serve, serve_some
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
 from destinations import (
     PATIENT,
     check_arrived,
@@ -27,8 +28,6 @@ from destinations import (
     survive,
 )
 from http_receiver import DROP, GARBAGE, HANG, LOSE, Answer, Documents, Receiver, ReceiverServer, Request
-from servers import WAIT, Certificates, Proxy, Server, find_free_port, find_program, make_certificates, wait_until
-
 from mvx_logger import AsyncioLogSinkOnStartingHookFailedError, LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
 from mvx_logger.errors import LogConfigurationError, LoggerError
@@ -44,6 +43,7 @@ from mvx_logger.sinks.http import (
     show_url,
 )
 from mvx_logger.sinks.memory import MemoryLogSink
+from servers import WAIT, Certificates, Proxy, Server, find_free_port, find_program, make_certificates, wait_until
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import preset_receivers
 import pytest
+
+import preset_receivers
 from destinations import PATIENT, load_recipe, log_three_ways, make_event, make_events, survive
 from http_receiver import DROP, LOSE, Answer, Protocol, Receiver, ReceiverServer
-from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
-
 from mvx_logger import (
     FanOutSink,
     FilterSink,
@@ -32,6 +31,7 @@ from mvx_logger.sinks.otlp import OtlpLogSink
 from mvx_logger.sinks.seq import SeqLogSink
 from mvx_logger.sinks.splunk import SplunkLogSink
 from mvx_logger.sinks.victorialogs import VictoriaLogsSink
+from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
 SECRET = "s3cret-t0ken-0123456789"
 

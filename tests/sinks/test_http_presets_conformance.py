@@ -7,11 +7,11 @@ from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import preset_receivers
 import pytest
-from http_receiver import DROP, HANG, Answer, Protocol, Receiver, Request
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+import preset_receivers
+from http_receiver import DROP, HANG, Answer, Protocol, Receiver, Request
 from mvx_logger.sinks.loki import LokiLogSink
 from mvx_logger.sinks.otlp import OtlpLogSink
 from mvx_logger.sinks.seq import SeqLogSink

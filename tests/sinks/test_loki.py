@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from destinations import PATIENT, make_event, make_events, make_rich_events
-from http_receiver import Receiver
 from hypothesis import given
 from hypothesis import strategies as st
-from preset_receivers import LokiPush, loads
-from servers import WAIT, wait_until
 
+from destinations import PATIENT, make_event, make_events, make_rich_events
+from http_receiver import Receiver
 from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.http_fields import parse_templates
 from mvx_logger.sinks.loki import LokiLogSink, encode_push
+from preset_receivers import LokiPush, loads
+from servers import WAIT, wait_until
 
 
 def write(events: list[LogEvent], receiver: Receiver, **options: Any) -> list[dict[str, Any]]:

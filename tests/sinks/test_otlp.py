@@ -9,12 +9,10 @@ import threading
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
 from destinations import PATIENT, make_event, make_events, make_rich_events
 from http_receiver import Answer, Receiver
-from opentelemetry.sdk.trace import TracerProvider
-from preset_receivers import OtlpCollector, read_attributes
-from servers import WAIT, wait_until
-
 from mvx_logger import (
     LogConfigurationError,
     LogEvent,
@@ -26,6 +24,8 @@ from mvx_logger import (
 from mvx_logger.ambient import capture
 from mvx_logger.selflog import SelfLogReport
 from mvx_logger.sinks.otlp import OtlpLogSink, make_resource, parse_partial_success
+from preset_receivers import OtlpCollector, read_attributes
+from servers import WAIT, wait_until
 
 TRACER = TracerProvider().get_tracer("tests")
 both = pytest.mark.parametrize("encoding", ["protobuf", "json"])

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from destinations import PATIENT, make_event, make_events, make_rich_events
-from http_receiver import Receiver
 from hypothesis import given
 from hypothesis import strategies as st
-from preset_receivers import SeqIngest, loads
-from servers import WAIT, wait_until
 
+from destinations import PATIENT, make_event, make_events, make_rich_events
+from http_receiver import Receiver
 from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.document import encode_documents
 from mvx_logger.formats.json import decode_event, encode_event, format_timestamp
 from mvx_logger.model import LogEventOrigin, LogStack
 from mvx_logger.sinks.seq import SeqLogSink, make_clef
+from preset_receivers import SeqIngest, loads
+from servers import WAIT, wait_until
 
 TAKEN = ["Event", "@t", "@@t", "payload.Event", "payload.payload.Event"]
 

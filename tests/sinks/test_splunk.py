@@ -6,17 +6,17 @@ import json
 from typing import Any
 
 import pytest
-from destinations import PATIENT, check_arrived, make_event, make_events, make_rich_events
-from http_receiver import LOSE, Answer, Receiver
 from hypothesis import given
 from hypothesis import strategies as st
-from preset_receivers import SplunkHec, loads
-from servers import WAIT, wait_until
 
+from destinations import PATIENT, check_arrived, make_event, make_events, make_rich_events
+from http_receiver import LOSE, Answer, Receiver
 from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.formats.template import EventTemplate
 from mvx_logger.sinks.splunk import SplunkLogSink, encode_hec
+from preset_receivers import SplunkHec, loads
+from servers import WAIT, wait_until
 
 TOKEN = SplunkHec.token
 

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
+
 from destinations import PATIENT, make_event, make_events, make_rich_events
 from http_receiver import Receiver
-from preset_receivers import VictoriaInsert
-from servers import WAIT, wait_until
-
 from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.victorialogs import VictoriaLogsSink
+from preset_receivers import VictoriaInsert
+from servers import WAIT, wait_until
 
 
 def write(events: list[LogEvent], receiver: Receiver, **options: Any) -> list[dict[str, Any]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from servers import WAIT, wait_until
 
 import mvx_logger
 from mvx_logger import LogEvent, LogEventMeta, LogLevel, configure_log_context, configure_structlog
 from mvx_logger.bridge.records import record_to_event
+from servers import WAIT, wait_until
 
 PATIENT: dict[str, Any] = {
     "retry_delay": 0.05,

@@ -14,6 +14,7 @@ from typing import Any
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig
+
 from servers import Server, find_program, wait_until
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from field_helpers import PATIENCE, Client, ClientHandler, SocketClient
-
 import mvx_logger
+from field_helpers import PATIENCE, Client, ClientHandler, SocketClient
 from mvx_logger import (
     AsyncHandlerSink,
     AsyncioLogSink,

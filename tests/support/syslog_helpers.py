@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mvx_logger import LogEvent, LogEventMeta
+from mvx_logger.formats.json import encode_event, format_timestamp
+from mvx_logger.formats.text import level_name
 from servers import WAIT, Server, find_free_port, find_program, is_open, wait_until
 
 RSYSLOGD = find_program("rsyslogd")
@@ -437,3 +440,91 @@ def make_server_context(certificates: Mapping[str, Any] | Any, pair: tuple[str, 
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(certificates.ca)
     return context
+
+
+ID = "01960000-0000-8000-8000-000000000001"
+
+
+def written(text: str) -> str:
+    """A value as it stands between the quotes, once it is unescaped: controls, and what is no character, as in JSON."""
+    return re.sub(
+        "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]",
+        lambda match: {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(match[0]) or f"\\u{ord(match[0]):04x}",
+        text,
+    )
+
+
+def flat(prefix: str, value: Any) -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        return {key: text for name, item in value.items() for key, text in flat(f"{prefix}.{name}", item).items()}
+    plain = value if isinstance(value, str) else json.dumps(value)
+    return {prefix: plain}
+
+
+def check_same(message: Message, event: LogEvent, *, enterprise: str = "32473") -> None:
+    """All fields of a message are those of the event."""
+    meta, data = event.meta, message.data
+    own = data[f"mvx@{enterprise}"]
+    level = level_name(event.level, event.origin)
+    source = meta.source_path
+    if source is not None and meta.source_line is not None:
+        source = f"{source}:{meta.source_line}"
+    wanted: dict[str, str | None] = {
+        "id": ID,
+        "namespace": meta.event_namespace,
+        "event": meta.event_name,
+        "entity_id": meta.entity_id,
+        "outcome": event.event_outcome,
+        "level": level,
+        "source": source,
+        "func": meta.source_func,
+        "stack": None if event.stack is None else event.stack.text,
+        "thread": None if event.origin is None else event.origin.thread_name,
+    }
+    for name, value in wanted.items():
+        assert own.get(name) == (None if value is None else written(value)), name
+    assert int(own.get("level_no", event.level)) == event.level
+    if "level_no" not in own:
+        assert level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", f"Level {event.level}")
+    try:
+        assert message.timestamp == format_timestamp(event.timestamp)
+        assert "time" not in own
+    except (ValueError, OverflowError):
+        assert message.timestamp is None
+        assert own["time"] == repr(event.timestamp)
+    check_payload(event.payload, data.get(f"payload@{enterprise}", {}), json.loads(own.get("payload", "{}")))
+    exception = data.get(f"exception@{enterprise}")
+    if event.exception is None:
+        assert exception is None
+    else:
+        named = event.exception
+        assert exception == {
+            "type": written(named.type),
+            "message": written(named.message),
+            "text": written(named.text),
+        }
+    process = os.getpid() if event.origin is None or event.origin.process_id is None else event.origin.process_id
+    assert message.procid == str(process)
+    wanted_msgid = re.sub("[^!-~]", "_", meta.event_name)[:32]
+    assert (message.msgid or "-") == (wanted_msgid or "-")
+
+
+def check_payload(payload: Any, parameters: dict[str, str], rest: dict[str, Any]) -> None:
+    """The parameters and the JSON object together are the payload; a key is in one of them as a whole."""
+    plain = json.loads(encode_event(LogEvent(20, LogEventMeta(None, "x"), None, 0.0, payload))).get("payload", {})
+    left = dict(parameters)
+    for key, value in plain.items():
+        if key in rest:
+            assert rest.pop(key) == value
+            continue
+        for name, text in flat(key, value).items():
+            found = left.pop(name)
+            if isinstance(value, (dict, str)):
+                try:
+                    assert found == written(text)
+                except AssertionError:
+                    assert json.loads(found) == json.loads(text)
+            else:
+                assert json.loads(found) == value
+    assert not left
+    assert not rest

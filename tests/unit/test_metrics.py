@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from delivery_helpers import TIMEOUT
-from delivery_helpers import selflog_reports as reporting
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -20,12 +18,14 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from test_stats import accounts, histogram_of
 
 import mvx_logger
+from delivery_helpers import TIMEOUT
+from delivery_helpers import selflog_reports as reporting
 from mvx_logger import LogEvent, LogSinkDescriptor, LogSinkStats, configure_log_sink, get_root_log_context
 from mvx_logger.delivery.stats import LatencyHistogram
 from mvx_logger.metrics import PrometheusCollector, register_opentelemetry, register_prometheus
+from stats_strategies import accounts, histogram_of
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

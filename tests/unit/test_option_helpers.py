@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Certificates, make_certificates
 
 from mvx_logger import EventTemplate, LogConfigurationError, LogEvent, LogEventMeta, make_tls_context
 from mvx_logger.options import check_own_options, options_from_url, parse_servers, require_extra
+from servers import Certificates, make_certificates
 
 
 class Target:

@@ -196,7 +196,11 @@ class TestSinks:
         assert get_configured_log_sink_names() == ("stderr",)
         assert Sink.made == 0
 
-    @pytest.mark.parametrize("result", [OSError("no such host"), None, Sink(), (Sink(), None), (Sink(),)], ids=["raises", "None", "no pair", "no terminator", "a tuple of one"])
+    @pytest.mark.parametrize(
+        "result",
+        [OSError("no such host"), None, Sink(), (Sink(), None), (Sink(),)],
+        ids=["raises", "None", "no pair", "no terminator", "a tuple of one"],
+    )
     def test_a_sink_that_cannot_be_created(self, result: Any) -> None:
         """Nothing is registered, and the name is free for the next attempt."""
 

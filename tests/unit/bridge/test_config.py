@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from delivery_helpers import TIMEOUT, make_event, wait_until, worker_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mvx_logger
+from delivery_helpers import TIMEOUT, make_event, wait_until, worker_threads
 from mvx_logger import (
     AsyncioLogSink,
     FallbackSink,

@@ -18,7 +18,6 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from click.testing import CliRunner, Result
-from servers import wait_until
 
 from mvx_logger import AsyncioLogSink, LogEvent, LogEventMeta
 from mvx_logger.cli.commands import cli
@@ -27,6 +26,7 @@ from mvx_logger.delivery.spool import Spool, iter_spool
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.sqlite import read_events
 from mvx_logger.sinks.sqlite_store import EventStore
+from servers import wait_until
 
 
 def make_event(number: int) -> LogEvent:

@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import field_helpers
+
 pytest.importorskip("click")
 pytest.importorskip("rich")
 

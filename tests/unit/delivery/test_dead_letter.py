@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from delivery_helpers import TIMEOUT, assert_accounts, make_event
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from delivery_helpers import TIMEOUT, assert_accounts, make_event
 from mvx_logger import (
     LogConfigurationError,
     LogEvent,

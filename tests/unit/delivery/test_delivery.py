@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+
 from delivery_helpers import (
     TIMEOUT,
     BatchSink,
@@ -29,7 +30,6 @@ from delivery_helpers import (
     wait_until,
     worker_threads,
 )
-
 from mvx_logger import (
     AsyncioLogSink,
     AsyncioLogSinkErrorReason,

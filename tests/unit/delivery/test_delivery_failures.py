@@ -14,6 +14,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mvx_logger
 from delivery_helpers import (
     TIMEOUT,
     BatchSink,
@@ -24,10 +28,6 @@ from delivery_helpers import (
     selflog_reports,
     wait_until,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import mvx_logger
 from mvx_logger import (
     AsyncioLogSink,
     AsyncioLogSinkErrorPolicy,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+
 from delivery_helpers import (
     TIMEOUT,
     BatchSink,
@@ -25,7 +26,6 @@ from delivery_helpers import (
     wait_until,
     worker_threads,
 )
-
 from mvx_logger import (
     AsyncioLogSinkDispatcherCancelledError,
     AsyncioLogSinkError,

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from delivery_helpers import assert_accounts, make_event, wait_until, worker_threads
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -35,6 +34,7 @@ from hypothesis.stateful import (
 )
 from hypothesis.stateful import rule as hypothesis_rule
 
+from delivery_helpers import assert_accounts, make_event, wait_until, worker_threads
 from mvx_logger import (
     AsyncioLogSink,
     AsyncioLogSinkErrorPolicy,

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import structlog
-from delivery_helpers import BatchSink, Destination, assert_accounts, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from delivery_helpers import BatchSink, Destination, assert_accounts, wait_until
 from mvx_logger import (
     AsyncioLogSink,
     AsyncioLogSinkQueueOverflowPolicy,

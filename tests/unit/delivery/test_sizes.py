@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from delivery_helpers import BatchSink, Destination, make_event
 
+from delivery_helpers import BatchSink, Destination, make_event
 from mvx_logger import LogEvent, LogEventMeta, LogEventOrigin
 from mvx_logger.delivery.sizes import measure_excess
 

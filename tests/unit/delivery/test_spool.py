@@ -25,11 +25,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from delivery_helpers import TIMEOUT, make_event, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from delivery_helpers import TIMEOUT, make_event, wait_until
 from mvx_logger.delivery import spool as spool_module
 from mvx_logger.delivery.ids import MAX_SEQUENCE, id_prefix, new_epoch
 from mvx_logger.delivery.spool import (

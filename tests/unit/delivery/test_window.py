@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from delivery_helpers import make_event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delivery_helpers import make_event
 from mvx_logger.delivery.spool import SpoolRun
 from mvx_logger.delivery.window import Window
 

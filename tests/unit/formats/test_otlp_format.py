@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-from destinations import make_event, make_rich_events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
@@ -14,11 +13,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
-from preset_receivers import check_record, parse_otlp_json, read_attributes, read_value
 
+from destinations import make_event, make_rich_events
 from mvx_logger import LogEvent, LogEventMeta, LogEventOrigin
 from mvx_logger.formats.otlp import _OWN, decode_partial_success, encode_json, encode_protobuf, get_severity_number
 from mvx_logger.model import LogStack
+from preset_receivers import check_record, parse_otlp_json, read_attributes, read_value
 
 UID = "0196f0a0-0000-8000-8000-00000000002a"
 TRACE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "span_id": "00f067aa0ba902b7", "trace_flags": "01"}
