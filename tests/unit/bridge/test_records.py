@@ -615,7 +615,10 @@ class TestExceptions:
             error = caught.value
             exception = build_exception(error)
             assert exception is not None
-            assert list(exception.stacks) == self.structure_of(error), function.__name__
+            theirs = self.structure_of(error)
+            if "exc_notes" not in theirs[0]:
+                pytest.skip("this version of structlog leaves out notes and groups")
+            assert list(exception.stacks) == theirs, function.__name__
             assert exception.text == logging.Formatter().formatException((type(error), error, error.__traceback__))
 
     @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs import LoggerProvider, export
 from opentelemetry.sdk.resources import Resource
 
 from destinations import make_event, make_rich_events
@@ -310,9 +309,11 @@ class TestAgainstTheSdk:
         )  # fmt: skip
         ours = ExportLogsServiceRequest.FromString(encode_protobuf([event], [UID], {"service.name": "shop"}))
 
-        exporter = InMemoryLogRecordExporter()
+        if not hasattr(export, "InMemoryLogRecordExporter"):
+            pytest.skip("an SDK before 1.39 takes no record of the API")
+        exporter = export.InMemoryLogRecordExporter()
         provider = LoggerProvider(resource=Resource({"service.name": "shop"}))
-        provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        provider.add_log_record_processor(export.SimpleLogRecordProcessor(exporter))
         span = SpanContext(
             int(TRACE["trace_id"], 16), int(TRACE["span_id"], 16), is_remote=False, trace_flags=TraceFlags(1)
         )
