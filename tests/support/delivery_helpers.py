@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mvx_logger import AsyncioLogSink, LogEvent, LogEventMeta, LogSinkStats, selflog
+from waiting import wait_until as wait_until
 
 TIMEOUT = 30.0
 
 
 def make_event(name: str = "event", **payload: Any) -> LogEvent:
     return LogEvent(20, LogEventMeta("tests", name), None, 1_700_000_000.0, payload)
-
-
-def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.002)
 
 
 def assert_accounts(stats: LogSinkStats) -> None:

@@ -17,31 +17,13 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WAIT = 60.0
-"""Seconds within which everything that is waited for happens, also on a machine that is busy."""
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = WAIT, pause: float = 0.02) -> Any:
-    """The first true value of a condition; what it raises counts as not yet."""
-    deadline = time.monotonic() + timeout
-    error: BaseException | None = None
-    while True:
-        try:
-            value = condition()
-            error = None
-        except Exception as err:
-            value, error = None, err
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout:g} s; the last was {value!r}") from error
-        time.sleep(pause)
+from waiting import WAIT as WAIT
+from waiting import wait_until as wait_until
 
 
 def find_free_port(host: str = "127.0.0.1") -> int:

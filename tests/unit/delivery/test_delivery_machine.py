@@ -648,10 +648,10 @@ class SinkMachine(RuleBasedStateMachine):
                     remote.tell("committed", [name])
             if durability == "async":
                 wanted = min(committed, len(kinds))
-                wait_until(lambda: _count_committed(sink.stats()) >= wanted or remote.left <= 0, TIMEOUT)
+                wait_until(lambda: _count_committed(sink.stats()) >= wanted or remote.left <= 0)
                 remote.tell("committed", names[: max(0, _count_committed(sink.stats()))])
             if linger:
-                wait_until(lambda: remote.left <= 0 or not sink.stats().pending, TIMEOUT)
+                wait_until(lambda: remote.left <= 0 or not sink.stats().pending)
             os.kill(os.getpid(), signal.SIGKILL)
 
         self.note_overlap()
