@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Union
 
 import msgspec
 
 from .errors import LogConfigurationError
+from .faults import find_fault, hint
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -139,50 +139,9 @@ def convert_option(value: Any, annotation: Any, *, lax: bool = False, path: str)
                 return msgspec.convert(value.split(","), annotation, strict=False, dec_hook=_from_foreign)
             except msgspec.ValidationError:
                 pass
-        where, text = _explain(err, annotation, path)
+        inner, text = find_fault(value, annotation, strict=not lax, dec_hook=_from_foreign)
+        where = (path + inner).strip(".")
         raise LogConfigurationError(f"{where}: {text}" if where else text, details={"path": where}, cause=err) from err
-
-
-def _explain(err: msgspec.ValidationError, annotation: Any, path: str) -> tuple[str, str]:
-    """The path to what is wrong, and what would be right."""
-    text, _, inner = str(err).partition(" - at `$")
-    inner = inner.rstrip("`")
-    cause = err.__cause__
-    if isinstance(cause, LogConfigurationError):  # an object that checks itself
-        name = str(cause.details.get("path", ""))
-        text = str(cause).removeprefix(f"{name}: ")
-        inner = f"{inner}.{name}"
-    if text.startswith("Object missing required field"):
-        inner = f"{inner}.{text.split('`')[1]}"
-        text = "missing"
-    elif text.startswith("Object contains unknown field"):
-        name = text.split("`")[1]
-        text = f"there is no such field; {_hint(name, getattr(_at(annotation, inner), '__struct_fields__', ()))}"
-        inner = f"{inner}.{name}"
-    elif text.startswith("Invalid enum value") and (allowed := _choices(_at(annotation, inner))):
-        text = f"{text}; expected one of {', '.join(map(repr, allowed))}"
-    return (path + inner).strip("."), text
-
-
-def _at(annotation: Any, inner: str) -> Any:
-    """The annotation of what stands at a path inside of an object, e.g. ``.stream_output``."""
-    import typing
-
-    for name in inner.split(".")[1:]:
-        try:
-            annotation = typing.get_type_hints(annotation).get(name)
-        except Exception:  # not an object's path: a key or a position
-            return None
-    return annotation
-
-
-def _choices(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return [member.value for member in annotation]
-    found: list[Any] = []
-    for part in getattr(annotation, "__args__", ()):
-        found += [part] if isinstance(part, (str, int)) else _choices(part)
-    return found
 
 
 def check_options(
@@ -294,16 +253,9 @@ def fold_config(options: Mapping[str, Any], name: str, config_type: type[msgspec
 
 def _unknown(name: object, known: Sequence[str], prefix: str, target: type) -> LogConfigurationError:
     return LogConfigurationError(
-        f"{prefix}{name}: {target.__name__} has no such option; {_hint(str(name), known)}",
+        f"{prefix}{name}: {target.__name__} has no such option; {hint(str(name), known)}",
         details={"path": f"{prefix}{name}", "target": target.__name__},
     )
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known) or 'none'}"
 
 
 def parse_level(value: int | str, *, path: str = "level") -> int:

@@ -27,6 +27,7 @@ No content of an event can break a line or lose the event: what `msgspec` refuse
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ import msgspec
 from msgspec import Struct, field
 
 from ..errors import LoggerError
+from ..faults import find_fault
 from ..model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
 from .text import LEVEL_NAMES, level_name
 
@@ -448,14 +450,21 @@ def decode_lines(
 
 
 def _explain(err: BaseException, line: bytes | str) -> str:
-    if isinstance(err, UnicodeDecodeError):
-        return f"not UTF-8: {err.reason}"
-    text, _, place = str(err).partition(" - at `$.")
-    if place:
-        return f"{place.rstrip('`')}: {text}"
+    if not isinstance(err, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)):
+        return str(err)  # of _from_line
     if not line.strip():
-        return "expected a JSON object, found nothing"
-    return text
+        return "expected a JSON object, got nothing"
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        value = json.loads(text)
+    except UnicodeDecodeError as bad:
+        return f"not UTF-8: byte 0x{bad.object[bad.start]:02x} at position {bad.start}"
+    except json.JSONDecodeError as bad:
+        return f"expected a JSON object, got what is not JSON at position {bad.pos}"
+    except RecursionError:
+        return "expected a JSON object, got one that is nested too deeply"
+    path, fault = find_fault(value, _Line)
+    return f"{path.lstrip('.')}: {fault}" if path else fault
 
 
 def _from_line(line: _Line) -> LogEvent:
