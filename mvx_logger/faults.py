@@ -150,20 +150,22 @@ def _describe(info: inspect.Type) -> str:
     if isinstance(info, inspect.Metadata):
         return _describe(info.type)
     if isinstance(info, inspect.UnionType):
-        members = [member for member in info.types if not isinstance(member, inspect.NoneType)]
-        names = list(dict.fromkeys(_describe(member) for member in members))
-        return " or ".join([*names, "None"] if len(members) < len(info.types) else names)
+        # That None would be right, too, helps nobody who gave something else.
+        members = (member for member in info.types if not isinstance(member, inspect.NoneType))
+        return " or ".join(dict.fromkeys(map(_describe, members)))
     choices = _choices(info)
     if choices:
         return f"one of {', '.join(map(repr, choices))}"
     name: str = _NAMES.get(type(info)) or getattr(getattr(info, "cls", None), "__name__", "another type")
-    bounds = [f"{sign} {limit}" for key, sign in _BOUNDS.items() if (limit := getattr(info, key, None)) is not None]
-    return " ".join([name, *bounds[:1], *(f"and {bound}" for bound in bounds[1:])])
+    return " and ".join([f"{name} {bounds[0]}", *bounds[1:]] if (bounds := _bounds(info)) else [name])
+
+
+def _bounds(info: inspect.Type) -> list[str]:
+    return [f"{sign} {limit}" for key, sign in _BOUNDS.items() if (limit := getattr(info, key, None)) is not None]
 
 
 def _show(value: Any, annotation: Any) -> str:
-    if value is None:
-        return "None"
-    if _choices(inspect.type_info(annotation)) and isinstance(value, (str, int)):
-        return repr(value)
-    return type(value).__name__
+    info = inspect.type_info(annotation)
+    is_choice = isinstance(value, (str, int)) and _choices(info)
+    is_out_of_range = isinstance(value, (int, float)) and _bounds(info)
+    return repr(value) if value is None or is_choice or is_out_of_range else type(value).__name__

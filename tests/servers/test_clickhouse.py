@@ -345,11 +345,11 @@ class TestOptions:
             ({"table": ""}, "table: expected a name"),
             ({"table": "a\nb"}, "table: expected a name"),
             ({"database": ""}, "database: expected a name"),
-            ({"create_table": 5}, "create_table: Expected `bool`"),
+            ({"create_table": 5}, "create_table: expected bool"),
             ({"settings": ["x"]}, "settings: expected a mapping of names to values"),
             ({"settings": {"a b": 1}}, "settings: expected a mapping of names to values"),
             ({"settings": {"query": "DROP"}}, "settings: query is for the sink to say"),
-            ({"settings": 5}, "settings: Expected"),
+            ({"settings": 5}, "settings: expected"),
             ({"url": "clickhouse://x"}, "url: expected a URL like http://"),
         ],
     )

@@ -515,7 +515,7 @@ class TestOptions:
             ({"config": 5, "level": 10}, "config: "),
             (
                 {"stream_output": "stdlog"},
-                "stream_output: Invalid enum value 'stdlog'; expected one of 'stderr', 'stdout'",
+                "stream_output: expected one of 'stderr', 'stdout', got 'stdlog'",
             ),
             ({"log_format": "%(asctime"}, "log_format: "),
             ({"log_format": 5}, "log_format: "),

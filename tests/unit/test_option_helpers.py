@@ -33,7 +33,7 @@ class TestOwnOptions:
     @pytest.mark.parametrize(
         ("given", "text"),
         [
-            ({"port": "1"}, "port: Expected `int`"),
+            ({"port": "1"}, "port: expected int"),
             ({"kind": "c"}, "kind: .*'a', 'b'"),
             ({"port": 0}, "port: expected 1 to 9, got 0"),
             ({"port": 10}, "port: expected 1 to 9, got 10"),

@@ -182,15 +182,15 @@ class TestChecking:
             ({}, "path: missing; Target needs it"),
             ({"path": "x", "tiemout": 1}, "tiemout: Target has no such option; did you mean 'timeout'?"),
             ({"path": "x", "zzzzzzzz": 1}, "zzzzzzzz: Target has no such option; known are: path, mode, "),
-            ({"path": "x", "mode": "slow"}, "mode: Invalid enum value 'slow'; expected one of 'fast', 'safe'"),
-            ({"path": "x", "kind": "c"}, "kind: Invalid enum value 'c'; expected one of 'a', 'b'"),
-            ({"path": "x", "timeout": "3"}, "timeout: Expected `float | null`, got `str`"),
-            ({"path": "x", "enabled": 1}, "enabled: Expected `bool`, got `int`"),
-            ({"path": "x", "tags": "a,b"}, "tags: Expected `array | null`, got `str`"),
-            ({"path": "x", "tags": ["a", 5]}, "tags[1]: Expected `str`, got `int`"),
-            ({"path": "x", "marker": 5}, "marker: Expected `Marker`, got `int`"),
-            ({"path": 5}, "path: Expected `Path`, got `int`"),
-            ({"path": "x", "namespace": 5}, "namespace: Expected `str | null`, got `int`"),
+            ({"path": "x", "mode": "slow"}, "mode: expected one of 'fast', 'safe', got 'slow'"),
+            ({"path": "x", "kind": "c"}, "kind: expected one of 'a', 'b', got 'c'"),
+            ({"path": "x", "timeout": "3"}, "timeout: expected float, got str"),
+            ({"path": "x", "enabled": 1}, "enabled: expected bool, got int"),
+            ({"path": "x", "tags": "a,b"}, "tags: expected list, got str"),
+            ({"path": "x", "tags": ["a", 5]}, "tags[1]: expected str, got int"),
+            ({"path": "x", "marker": 5}, "marker: expected Marker, got int"),
+            ({"path": 5}, "path: expected Path, got int"),
+            ({"path": "x", "namespace": 5}, "namespace: expected str, got int"),
         ],
     )
     def test_what_does_not_fit(self, options: dict[str, Any], text: str) -> None:
@@ -276,20 +276,20 @@ class TestConfigurationObjects:
             ({}, "file: missing"),
             ({"level": 10}, "file: missing"),
             ({"config": {}}, "config.file: missing"),
-            ({"file": 5}, "file: Expected `str`, got `int`"),
-            ({"config": {"file": 5}}, "config.file: Expected `str`, got `int`"),
-            ({"file": "f", "mode": "slow"}, "mode: Invalid enum value 'slow'; expected one of 'fast', 'safe'"),
+            ({"file": 5}, "file: expected str, got int"),
+            ({"config": {"file": 5}}, "config.file: expected str, got int"),
+            ({"file": "f", "mode": "slow"}, "mode: expected one of 'fast', 'safe', got 'slow'"),
             (
                 {"config": {"file": "f", "mode": "slow"}},
-                "config.mode: Invalid enum value 'slow'; expected one of 'fast', 'safe'",
+                "config.mode: expected one of 'fast', 'safe', got 'slow'",
             ),
             ({"file": "f", "limit": 0}, "limit: expected 1 or more"),
             ({"config": {"file": "f", "limit": 0}}, "config.limit: expected 1 or more"),
             ({"fiel": "f"}, "fiel: Configured has no such option; did you mean 'file'?"),
             ({"config": {"fiel": "f"}}, "config.fiel: there is no such field; did you mean 'file'?"),
             ({"config": {"file": "f", "zzzz": 1}}, "config.zzzz: there is no such field; known are: file, level, mode"),
-            ({"config": 5}, "config: Expected `object`, got `int`"),
-            ({"config": 5, "file": "f"}, "config: Expected `object`, got `int`"),
+            ({"config": 5}, "config: expected mapping, got int"),
+            ({"config": 5, "file": "f"}, "config: expected mapping, got int"),
         ],
     )
     def test_errors_name_what_was_written(self, options: dict[str, Any], text: str) -> None:
@@ -312,14 +312,14 @@ class TestConfigurationObjects:
 class TestOneValue:
     def test_a_path_for_the_error(self) -> None:
         """Nested values are named by where they are."""
-        with pytest.raises(LogConfigurationError, match=r"^a\.b\[\.\.\.\]\[0\]: "):
+        with pytest.raises(LogConfigurationError, match=r"^a\.b\.x\[0\]: "):
             convert_option({"x": ["1"]}, dict[str, list[int]], path="a.b")
-        with pytest.raises(LogConfigurationError, match=r"^Expected `int`"):
+        with pytest.raises(LogConfigurationError, match=r"^expected int"):
             convert_option("1", int, path="")
 
     def test_a_wrong_key_of_a_mapping(self) -> None:
         """Where no field has a name, no names are proposed."""
-        with pytest.raises(LogConfigurationError, match="Invalid enum value"):
+        with pytest.raises(LogConfigurationError, match="expected one of "):
             convert_option({"x": {"y": "slow"}}, dict[str, dict[str, Mode]], path="a")
 
 
