@@ -19,14 +19,15 @@ A test module subclasses `SinkConformance` and says how the destination is start
         def destination(self, tmp_path):
             yield Shelf(tmp_path)
 
-``pytest`` collects some twenty tests then. What a destination cannot do (``break_down``, ``stall``, ``refuse``) is skipped,
-with the reason; the others are not negotiable.
+``pytest`` collects some twenty tests then. What a destination cannot do (``break_down``, ``stall``, ``refuse``,
+``change_secret``) is skipped, with the reason; the others are not negotiable.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import warnings
@@ -90,6 +91,14 @@ class SinkDestination:
         """Refuse events of this name for good, from now on; alone or within a batch."""
         raise NotImplementedError
 
+    def change_secret(self) -> None:
+        """Accept only another password, token or key from now on, and drop the connections that there are."""
+        raise NotImplementedError
+
+    def restore_secret(self) -> None:
+        """Accept the secret in `options` again, after `change_secret`."""
+        raise NotImplementedError
+
 
 class SinkConformance:
     """Subclass it in a test module, under a name that pytest collects, and give it a fixture ``destination``.
@@ -99,6 +108,7 @@ class SinkConformance:
         deduplicates: The destination keeps one of several events with the same delivery id.
         keeps_order: The destination has events in the order in which they came.
         secrets: Values in the options that nobody may ever see.
+        secret_error: A regular expression: what ``last_error`` says when the destination refuses the secret.
         patience: How long anything may take, in seconds.
         fixed_options: Options for every sink, e.g. a larger queue.
     """
@@ -107,6 +117,7 @@ class SinkConformance:
     deduplicates: ClassVar[bool] = False
     keeps_order: ClassVar[bool] = True
     secrets: ClassVar[Sequence[str]] = ()
+    secret_error: ClassVar[str] = ""
     patience: ClassVar[float] = 30.0
     fixed_options: ClassVar[Mapping[str, Any]] = {}
 
@@ -400,6 +411,36 @@ class SinkConformance:
         finally:
             _try(destination.go_on)
         self.check_accounts(sink, 51)
+
+    def test_the_secret_is_changed_and_changed_back(self, destination: SinkDestination) -> None:
+        """The sink reports it, keeps trying and keeps every event, and delivers when its secret is right again."""
+        self._asynchronous()
+        sink = self.make_sink(destination, batch_max_size=10)
+        self.log(sink, 50)
+        self.flush(sink)
+        before = _failures(sink)
+        _try(destination.change_secret)
+        try:
+            self.log(sink, 50, 50)
+            self._wait_for_failure(sink, before + 1)
+            assert _failures(sink) > before + 1, (
+                f"a secret that is refused is not reported and tried again: {_stats(sink)}"
+            )
+            stats = self.check_accounts(sink, 100)
+            assert not stats.dropped, f"events are given up because the secret is refused: {stats}"
+            assert not stats.dead_lettered, f"events are given up because the secret is refused: {stats}"
+            assert re.search(self.secret_error, stats.last_error), (
+                f"the error does not name the cause: {stats.last_error}"
+            )
+        finally:
+            _try(destination.restore_secret)
+        self.log(sink, 50, 100)
+        self.flush(sink)
+        self.check_order(self.check_arrived(destination, 150))
+        stats = self.check_accounts(sink, 150)
+        assert stats.delivered == 150
+        texts = f"{stats} {self.reports}"
+        assert not [secret for secret in self.secrets if secret in texts], "a secret that was refused is reported"
 
     def test_an_event_that_is_refused(self, destination: SinkDestination) -> None:
         """It alone is given up, with the reason; those around it arrive."""

@@ -55,6 +55,7 @@ class Peer(SinkDestination):
         self.answers = threading.Event()
         self.answers.set()
         self.refused: set[str] = set()
+        self.token = "hunter2-secret"
         self.server.open()
 
     def options(self) -> dict[str, Any]:
@@ -81,8 +82,14 @@ class Peer(SinkDestination):
     def refuse(self, name: str) -> None:
         self.refused.add(name)
 
+    def change_secret(self) -> None:
+        self.token = "another"
+
+    def restore_secret(self) -> None:
+        self.token = "hunter2-secret"
+
     def _serve(self, connection: Connection) -> None:
-        while (batch := connection.read_batch()) is not None:
+        while (batch := connection.read_batch()) is not None and connection.token == self.token:
             self.answers.wait()
             refused = {str(i): "no" for i, (_, name) in enumerate(batch.events) if name in self.refused}
             self.server.store([event for event in batch.events if event[1] not in self.refused])
@@ -111,6 +118,7 @@ class _Local(SinkConformance):
     test_closing_while_the_destination_is_down = None
     test_closing_while_the_destination_is_stalled = None
     test_an_event_that_is_refused = None
+    test_the_secret_is_changed_and_changed_back = None
     test_the_disk_keeps_what_a_process_leaves = None
     test_secrets_stay_secret = None
 
@@ -206,6 +214,8 @@ BROKEN = {
     broken_sinks.Waits: ("test_the_caller_never_waits_for_a_stalled_destination", "waits for the destination"),
     broken_sinks.NeverCloses: ("test_closing_while_the_destination_is_down", "does not end"),
     broken_sinks.NeverRefuses: ("test_an_event_that_is_refused", "not all was settled"),
+    broken_sinks.GivesUpOnASecret: ("test_the_secret_is_changed_and_changed_back", "secret is refused"),
+    broken_sinks.SaysNothingOfTheSecret: ("test_the_secret_is_changed_and_changed_back", "does not name the cause"),
     broken_sinks.RefusesAll: ("test_an_event_that_is_refused", "assert"),
     broken_sinks.SharesABuffer: ("test_a_forked_child_has_a_connection_of_its_own", "lost|more than once"),
     broken_sinks.TellsItsToken: ("test_secrets_stay_secret", "a secret is in the descriptor"),

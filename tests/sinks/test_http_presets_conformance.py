@@ -29,9 +29,13 @@ class ReceiverDestination(SinkDestination):
         protocol: What it takes.
         scheme: The scheme of the sink's URLs.
         options: Those of the sink; the last one is the secret.
+        attributes: Those of the protocol that say which secret is right.
     """
 
-    def __init__(self, protocol: Protocol, scheme: str, options: dict[str, Any]) -> None:
+    def __init__(self, protocol: Protocol, scheme: str, options: dict[str, Any], attributes: dict[str, Any]) -> None:
+        self._protocol = protocol
+        self._attributes = attributes
+        self.restore_secret()
         self._handle = protocol.handle
         self._refused: set[str] = set()
         protocol.handle = self._look  # type: ignore[method-assign]
@@ -66,6 +70,14 @@ class ReceiverDestination(SinkDestination):
     def refuse(self, name: str) -> None:
         self._refused.add(name)
 
+    def change_secret(self) -> None:
+        for name in self._attributes:
+            setattr(self._protocol, name, "another")
+
+    def restore_secret(self) -> None:
+        for name, value in self._attributes.items():
+            setattr(self._protocol, name, value)
+
     def _look(self, request: Request) -> Answer:
         if self._refused & find_names(request):
             return Answer(400, "not that one")
@@ -87,13 +99,11 @@ class _Preset(SinkConformance):
     options: ClassVar[dict[str, Any]]
     attributes: ClassVar[dict[str, Any]]
     secrets = (SECRET,)
+    secret_error = "40[13] "
 
     @pytest.fixture
     def destination(self) -> Iterator[ReceiverDestination]:
-        protocol = self.protocol()
-        for name, value in self.attributes.items():
-            setattr(protocol, name, value)
-        found = ReceiverDestination(protocol, self.scheme, self.options)
+        found = ReceiverDestination(self.protocol(), self.scheme, self.options, self.attributes)
         yield found
         found.go_on()
         found.receiver.close()

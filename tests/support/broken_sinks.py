@@ -31,6 +31,7 @@ class Shelf(SinkDestination):
         self.answers = threading.Event()
         self.answers.set()
         self.refused: set[str] = set()
+        self.token = TOKEN
         shelves[str(self.path)] = self
 
     def options(self) -> dict[str, Any]:
@@ -57,10 +58,18 @@ class Shelf(SinkDestination):
     def refuse(self, name: str) -> None:
         self.refused.add(name)
 
+    def change_secret(self) -> None:
+        self.token = "another"
+
+    def restore_secret(self) -> None:
+        self.token = TOKEN
+
     def put(self, rows: Sequence[tuple[str, str]]) -> None:
         """Take events, all or none."""
         if self.is_down:
             raise ConnectionRefusedError("the shelf is down")
+        if self.token != TOKEN:
+            raise PermissionError("the token is wrong")
         if self.refused & {name for _, name in rows}:
             raise LogDeliveryRefusedError("not on this shelf")
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
@@ -176,6 +185,23 @@ class NeverRefuses(ShelfSink):
         return LogDeliveryErrorKind.TRANSIENT
 
 
+class GivesUpOnASecret(ShelfSink):
+    """A password that is wrong today is right tomorrow."""
+
+    def _classify_error(self, error: BaseException) -> LogDeliveryErrorKind:
+        if isinstance(error, PermissionError):
+            return LogDeliveryErrorKind.REFUSED
+        return super()._classify_error(error)
+
+
+class SaysNothingOfTheSecret(ShelfSink):
+    def put(self, rows: Sequence[tuple[str, str]]) -> None:
+        try:
+            super().put(rows)
+        except PermissionError as err:
+            raise OSError("it does not work") from err
+
+
 class RefusesAll(ShelfSink):
     """Does not give the engine a chance to find the event that is refused."""
 
@@ -231,6 +257,7 @@ class Conformance(SinkConformance):
     """For the modules that pytester makes."""
 
     secrets = (TOKEN,)
+    secret_error = "token is wrong"
     patience = 3.0
 
     @pytest.fixture
