@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("click")
 
 from click.testing import CliRunner, Result
-from mypy import api
 
 import mvx_logger
 from mvx_logger.cli.commands import cli
@@ -22,17 +21,9 @@ from mvx_logger.cli.new_sink import NewSinkError, make_names
 ROOT = str(Path(mvx_logger.__file__).parents[1])
 
 
-def new_sink(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli, ["new-sink", *arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["acme-sink", "Shop.Events"])
-def test_its_tests_pass_at_once(name: str, tmp_path: Path) -> None:
-    """Installed (its metadata is what pip would write), its tests run and its URL is known."""
-    package = tmp_path / "package"
+def check_tests(name: str, directory: Path) -> None:
+    """Make a package, give it the metadata that pip would write, run its tests, and make its sink by a URL."""
+    package = directory / "package"
     new_sink(name, "--directory", str(package))
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     (scheme,) = project["entry-points"]["mvx_logger.sinks"]
@@ -54,14 +45,15 @@ def test_its_tests_pass_at_once(name: str, tmp_path: Path) -> None:
     assert make_names(name)["sink"] in done.stdout, done.stderr
 
 
-@pytest.mark.slow
-def test_its_types_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new_sink("acme-sink", "--directory", str(tmp_path / "acme"))
-    if "site-packages" not in ROOT:  # mypy finds what is installed, but not by way of an import hook
-        monkeypatch.setenv("MYPYPATH", ROOT)
-    package = str(tmp_path / "acme" / "acme_sink")
-    out, err, status = api.run(["--strict", "--no-incremental", "--follow-imports=silent", package])
-    assert status == 0, out + err
+def new_sink(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["new-sink", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_its_tests_pass_at_once(tmp_path: Path) -> None:
+    """Installed, its tests run and its URL is known."""
+    check_tests("acme-sink", tmp_path)
 
 
 @pytest.mark.parametrize(

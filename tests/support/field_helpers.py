@@ -1,4 +1,4 @@
-"""How `test_field_bugs` makes its observations.
+"""How the tests with `field_scenarios` make their observations.
 
 Each scenario runs in a process of its own. With ours it has to come to its end. With a naive implementation a watcher looks
 on, and tells a deadlock as soon as there is one. It does not go by the clock but by who waits for whom without a deadline:

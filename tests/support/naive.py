@@ -1,4 +1,4 @@
-"""What `test_field_bugs` compares with: handlers built as those of the reports are built, each with its fault.
+"""The controls of `field_scenarios`: handlers built as those of the reports are built, each with its fault.
 
 Most of them are a queue, a thread that takes from it, and a client. None of this is how to write a handler.
 """

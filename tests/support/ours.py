@@ -1,4 +1,4 @@
-"""What `test_field_bugs` is about: the handlers and sinks of this package, in the same places as those in `naive`."""
+"""The handlers and sinks of this package, in the same places of `field_scenarios` as those of `naive`."""
 
 from __future__ import annotations
 
