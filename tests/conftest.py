@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,50 +25,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 # swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
 # more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
 LONGEST = 180.0
-# Modules in which all tests talk to real servers.
-_WITH_SERVERS = {
-    "test_amqp",
-    "test_clickhouse",
-    "test_conformance",
-    "test_datadog",
-    "test_elasticsearch",
-    "test_http",
-    "test_http_presets",
-    "test_http_presets_conformance",
-    "test_kafka",
-    "test_loki",
-    "test_mqtt",
-    "test_nats",
-    "test_otlp",
-    "test_postgres",
-    "test_redis",
-    "test_seq",
-    "test_splunk",
-    "test_syslog",
-    "test_victorialogs",
-}
+pytest_plugins = ["left_out"]
 _stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # while a test runs, its output is captured
-    config.option.rerun_show_tracebacks = True  # of pytest-rerunfailures
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell does that to what it starts in the background, and all programs that the tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where threads and real processes meet on a busy machine, one failure in a row of attempts is told, and not the end. A
-    test that hangs is: waiting is what no program does because the machine is busy."""
-    if find_spec("chdb") is None:  # half a gigabyte: only one environment has it
-        missing = [item for item in items if "modern" in getattr(item, "fixturenames", ())]
-        config.hook.pytest_deselected(items=missing)
-        items[:] = [item for item in items if item not in missing]
-    if config.pluginmanager.hasplugin("rerunfailures"):
-        for item in items:
-            is_busy = item.get_closest_marker("slow") is not None or item.path.stem in _WITH_SERVERS
-            item.add_marker(pytest.mark.flaky(reruns=2 if is_busy else 1, rerun_except=r"Timeout \(>"))
 
 
 def _watch(config: pytest.Config) -> None:
