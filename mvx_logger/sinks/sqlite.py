@@ -79,7 +79,7 @@ class SqliteLogSink(AsyncioLogSink):
         text = os.fspath(path)
         if not isinstance(text, str):
             raise TypeError(f"path: expected a str or a path, got {type(path).__name__}")
-        if not text or text == ":memory:":
+        if text in ("", ".", ":memory:"):  # an empty path is "."
             raise ValueError("path: expected a file; a database in memory would be lost with the process")
         check_table_name(table)
         for name, value in (

@@ -8,7 +8,7 @@ plugins are not loaded by themselves, write ``pytest_plugins = ["mvx_logger.test
         place_order()
     assert capture.one(name="order.created").payload["order_id"] == 42
 
-**Check a sink of your own.** Subclass `SinkConformance`: see there. It needs pytest.
+**Check a sink of your own.** Subclass `SinkConformance` and `SinkOptionsConformance`: see there. They need pytest.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from .capture import EventCapture, capture_events
 
 if TYPE_CHECKING:
     from .conformance import SinkConformance, SinkDestination
+    from .options_conformance import SinkOptionsConformance
 
-__all__ = ["EventCapture", "SinkConformance", "SinkDestination", "capture_events"]
+__all__ = ["EventCapture", "SinkConformance", "SinkDestination", "SinkOptionsConformance", "capture_events"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +29,10 @@ def __getattr__(name: str) -> Any:
         from . import conformance  # imports pytest
 
         return getattr(conformance, name)
+    if name == "SinkOptionsConformance":
+        from . import options_conformance
+
+        return options_conformance.SinkOptionsConformance
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

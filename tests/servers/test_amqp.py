@@ -7,8 +7,6 @@ import itertools
 import logging
 import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,13 +26,11 @@ from mvx_logger import (
     FallbackSink,
     FanOutSink,
     FilterSink,
-    LogConfigurationError,
     LogEvent,
-    LoggerError,
     LogLevel,
     MemoryLogSink,
 )
-from mvx_logger.bridge.config import plan_sink, sink_from_url
+from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.amqp import AmqpLogSink
 from rabbitmq_server import RabbitMq, Reader, why_not
@@ -309,89 +305,6 @@ class TestRefused:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("url", "options"),
-        [
-            ("amqp://", {}),
-            ("amqp://one:7000", {"host": "one", "port": 7000}),
-            ("amqp://one/", {"host": "one"}),
-            ("amqp://one/%2F", {"host": "one", "vhost": "/"}),
-            ("amqp://user:p%40ss@one/shop", {"host": "one", "username": "user", "password": "p@ss", "vhost": "shop"}),
-            ("amqps://one?tls_ca=/ca.pem", {"host": "one", "tls": True, "tls_ca": "/ca.pem"}),
-            (
-                "amqp:?exchange=x&exchange_type=direct&routing_key={level}&queue=q&queue_type=quorum&binding_key=info"
-                "&declare=false&mandatory=0&persistent=false&expiration=1.5&app_id=a&heartbeat=7&connect_timeout=3"
-                "&batch_max_size=7",
-                {
-                    "exchange": "x",
-                    "exchange_type": "direct",
-                    "routing_key": "{level}",
-                    "queue": "q",
-                    "queue_type": "quorum",
-                    "binding_key": "info",
-                    "declare": False,
-                    "mandatory": False,
-                    "persistent": False,
-                    "expiration": 1.5,
-                    "app_id": "a",
-                    "heartbeat": 7,
-                    "connect_timeout": 3,
-                    "batch_max_size": 7,
-                },
-            ),
-        ],
-    )
-    def test_a_url_says_the_same_as_keywords(self, url: str, options: dict[str, Any]) -> None:
-        plan = plan_sink(url)
-        assert plan.sink_cls is AmqpLogSink
-        assert plan.options == options
-        assert plan.descriptor == AmqpLogSink.build_descriptor(**options)
-        assert plan_sink({"class": "mvx_logger.sinks.amqp.AmqpLogSink", **options}).descriptor == plan.descriptor
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"host": ""}, "host: may not be empty"),
-            ({"port": 0}, "port: expected a number from 1"),
-            ({"port": "x"}, "port: expected int"),
-            ({"username": ""}, "username: may not be empty"),
-            ({"exchange": "ü" * 128}, "exchange: longer than 255 bytes"),
-            ({"exchange_type": ""}, "exchange_type: may not be empty"),
-            ({"exchange": ""}, "routing_key: the default exchange needs one"),
-            ({"routing_key": "{nonsense}"}, "routing_key: there is no field {nonsense}"),
-            ({"queue": ""}, "queue: may not be empty"),
-            ({"queue_type": "wooden"}, "queue_type: expected one of "),
-            ({"exchange_type": "direct", "queue": "q"}, "binding_key: needed where the routing key"),
-            ({"expiration": 0}, "expiration: expected 0.001"),
-            ({"heartbeat": -1}, "heartbeat: expected a number from 0"),
-            ({"connect_timeout": 0}, "connect_timeout: expected more than 0"),
-            ({"persistent": 1}, "persistent: expected bool"),
-            ({"tls_ca": "/ca.pem"}, "tls_ca: only with tls"),
-            ({"tls": True, "tls_ca": "/no/such.pem"}, "tls_ca: there is no file '/no/such.pem'"),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], text: str) -> None:
-        with pytest.raises(LoggerError) as caught:
-            AmqpLogSink.create(**options)
-        error: BaseException = caught.value
-        while not isinstance(error, LogConfigurationError):
-            assert error.__cause__ is not None
-            error = error.__cause__
-        assert str(error).startswith(text)
-
-    @pytest.mark.parametrize("url", ["amqp://a:b", "amqp://a?nonsense=1"])
-    def test_a_wrong_url_is_refused(self, url: str) -> None:
-        with pytest.raises(LogConfigurationError):
-            plan_sink(url)
-
-    def test_the_resource_is_where_events_go(self) -> None:
-        one, other, third = (
-            AmqpLogSink.build_descriptor(host="one", password=password, exchange=exchange)
-            for password, exchange in (("hush", "a"), ("quiet", "a"), ("hush", "b"))
-        )
-        assert one.resource_key == other.resource_key != third.resource_key
-        assert one != other
-
     def test_no_secret_is_told(self, make: Make, selflog_reports: list[Any], caplog: pytest.LogCaptureFixture) -> None:
         secret = "Hush-Hush-0123"
         options = {"password": secret, "username": "somebody", "tls_key_password": None}
@@ -401,19 +314,6 @@ class TestOptions:
         sink.close()
         texts = [repr(sink), repr(sink.stats()), str(selflog_reports), repr(AmqpLogSink.build_descriptor(**options))]
         assert not [text for text in [*texts, caplog.text] if secret in text]
-
-    def test_a_missing_client_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "aiormq", None)
-        with pytest.raises(LoggerError, match=r"pip install 'mvx-logger\[amqp\]'"):
-            AmqpLogSink.create()
-
-    def test_the_client_is_not_imported_before_it_is_used(self) -> None:
-        code = (
-            "import sys; from mvx_logger.sinks.amqp import AmqpLogSink; "
-            "AmqpLogSink.build_descriptor(password='x'); print('aiormq' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
 
 
 def test_the_recipe_works(node: RabbitMq) -> None:

@@ -29,7 +29,6 @@ from http_receiver import DROP, LOSE, Answer, Documents, Receiver, ReceiverServe
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
 from mvx_logger.delivery.window import LogEventBatch
-from mvx_logger.errors import LoggerError
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.clickhouse import ClickHouseLogSink
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
@@ -339,31 +338,6 @@ class TestAnswers:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"table": ""}, "table: expected a name"),
-            ({"table": "a\nb"}, "table: expected a name"),
-            ({"database": ""}, "database: expected a name"),
-            ({"create_table": 5}, "create_table: expected bool"),
-            ({"settings": ["x"]}, "settings: expected a mapping of names to values"),
-            ({"settings": {"a b": 1}}, "settings: expected a mapping of names to values"),
-            ({"settings": {"query": "DROP"}}, "settings: query is for the sink to say"),
-            ({"settings": 5}, "settings: expected"),
-            ({"url": "clickhouse://x"}, "url: expected a URL like http://"),
-        ],
-    )
-    def test_what_is_wrong_is_told(self, options: dict[str, Any], text: str) -> None:
-        with pytest.raises(LoggerError, match=text):
-            resolve_sink({"class": "mvx_logger.sinks.clickhouse.ClickHouseLogSink", **options})
-
-    @pytest.mark.parametrize("options", [{"table": 5}, {"create_table": 1}, {"settings": 5}])
-    def test_wrong_types_are_told_by_the_constructor_too(self, options: dict[str, Any]) -> None:
-        with pytest.raises(TypeError, match=next(iter(options))):
-            ClickHouseLogSink.create(**options)
-        with pytest.raises(LoggerError, match="expected text or a number"):
-            ClickHouseLogSink.create(settings={"a": None})
-
     def test_the_names_are_the_same_by_keyword_mapping_and_url(self, server: ClickHouseServer) -> None:
         by_keyword, close = ClickHouseLogSink.create(
             url=server.url, username="default", password="", database="default", table="events", compression="gzip"

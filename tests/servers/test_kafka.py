@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,7 +31,7 @@ from destinations import (
     survive,
 )
 from kafka_server import Gate, KafkaServer, ObjectStore, find_broker
-from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink, selflog
+from mvx_logger import LogEvent, LogEventMeta, MemoryLogSink, selflog
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.kafka import KafkaLogSink
 from mvx_logger.sinks.kafka_client import clean_topic
@@ -175,40 +173,6 @@ class TestTopicsAndKeys:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"servers": "one:x"}, "servers: 'one:x' is not host:port"),
-            ({"servers": "bob:secret@one"}, "servers: username and password are options of their own"),
-            ({"topic": "a b"}, "topic: expected up to 249"),
-            ({"topic": ".."}, "topic: expected up to 249"),
-            ({"topic": "{nope}"}, "topic: there is no field {nope}"),
-            ({"key": "{nope}"}, "key: there is no field {nope}"),
-            ({"compression": "bzip2"}, "compression: expected one of "),
-            ({"acks": "none"}, "acks: expected one of "),
-            ({"acks": "leader"}, "acks: an idempotent producer needs all of them"),
-            ({"linger": -1.0}, "linger: expected 0 to 60"),
-            ({"max_message_bytes": 5}, "max_message_bytes: expected 1000"),
-            ({"username": "bob"}, "username: username and password go together"),
-            ({"mechanism": "GSSAPI"}, "mechanism: expected one of "),
-            ({"connect_timeout": 0.1}, "connect_timeout: expected 1"),
-            ({"tls": 1}, "tls: expected bool, got int"),
-        ],
-    )
-    def test_what_is_wrong_is_told(self, options: dict[str, Any], text: str) -> None:
-        """The error names the option."""
-        with pytest.raises(LogConfigurationError) as caught:
-            KafkaLogSink.create(**options)
-        assert str(caught.value).startswith(text)
-
-    def test_the_parts_of_a_url(self) -> None:
-        """Names are those of the keyword arguments."""
-        parse = KafkaLogSink.options_from_url
-        assert parse(urlsplit("kafka://bob:s%40e@one:9092,two/logs-%7Blevel%7D")) == {
-            "servers": "one:9092,two", "username": "bob", "password": "s@e", "topic": "logs-{level}",
-        }  # fmt: skip
-        assert parse(urlsplit("kafkas://one")) == {"servers": "one", "tls": True}
-
     def test_by_url(self, server: KafkaServer) -> None:
         """The query has the same names."""
         handler = mvx_logger.SinkHandler(f"kafka://{server.address}/logs?compression=zstd&key={{level}}&linger=0.01")
@@ -267,18 +231,6 @@ class TestOptions:
         assert "secret" not in seen
         assert reports
         assert "secret" not in repr(reports)
-
-    def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And what installs it."""
-        monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-        with pytest.raises(mvx_logger.AsyncioLogSinkOnStartingHookFailedError) as caught:
-            KafkaLogSink.create()
-        assert "the package 'confluent_kafka' is missing: pip install 'mvx-logger[kafka]'" in str(caught.value)
-
-    def test_a_missing_certificate_fails_the_start(self) -> None:
-        """At once, and not at each delivery."""
-        with pytest.raises(mvx_logger.AsyncioLogSinkOnStartingHookFailedError, match="tls_ca: there is no file"):
-            KafkaLogSink.create(tls=True, tls_ca="/nowhere.pem")
 
 
 class Meter(Proxy):

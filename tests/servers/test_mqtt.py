@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,13 +26,11 @@ from mvx_logger import (
     FallbackSink,
     FanOutSink,
     FilterSink,
-    LogConfigurationError,
     LogEvent,
-    LoggerError,
     LogLevel,
     MemoryLogSink,
 )
-from mvx_logger.bridge.config import plan_sink, sink_from_url
+from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.mqtt import MqttLogSink
 from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
@@ -242,77 +238,6 @@ class TestRefused:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("url", "options"),
-        [
-            ("mqtt://", {}),
-            ("mqtt://one:7000", {"host": "one", "port": 7000}),
-            ("mqtt://user:p%40ss@one", {"host": "one", "username": "user", "password": "p@ss"}),
-            ("mqtts://one?tls_ca=/ca.pem", {"host": "one", "tls": True, "tls_ca": "/ca.pem"}),
-            (
-                "mqtt:?topic=l/{level}&qos=2&retain=true&expiry=60&client_id=a&keepalive=7&connect_timeout=3"
-                "&batch_max_size=7",
-                {
-                    "topic": "l/{level}",
-                    "qos": 2,
-                    "retain": True,
-                    "expiry": 60,
-                    "client_id": "a",
-                    "keepalive": 7,
-                    "connect_timeout": 3,
-                    "batch_max_size": 7,
-                },
-            ),
-        ],
-    )
-    def test_a_url_says_the_same_as_keywords(self, url: str, options: dict[str, Any]) -> None:
-        plan = plan_sink(url)
-        assert plan.sink_cls is MqttLogSink
-        assert plan.options == options
-        assert plan.descriptor == MqttLogSink.build_descriptor(**options)
-        assert plan_sink({"class": "mvx_logger.sinks.mqtt.MqttLogSink", **options}).descriptor == plan.descriptor
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"host": ""}, "host: may not be empty"),
-            ({"port": 0}, "port: expected a number from 1"),
-            ({"port": "x"}, "port: expected int"),
-            ({"topic": ""}, "topic: may not be empty"),
-            ({"topic": "logs/#"}, "topic: may not hold"),
-            ({"topic": "{nonsense}"}, "topic: there is no field {nonsense}"),
-            ({"qos": 3}, "qos: expected one of "),
-            ({"retain": 1}, "retain: expected bool"),
-            ({"expiry": 0}, "expiry: expected 1"),
-            ({"client_id": "x" * 70_000}, "client_id: longer than"),
-            ({"keepalive": -1}, "keepalive: expected a number from 0"),
-            ({"connect_timeout": 0}, "connect_timeout: expected more than 0"),
-            ({"tls_ca": "/ca.pem"}, "tls_ca: only with tls"),
-            ({"tls": True, "tls_ca": "/no/such.pem"}, "tls_ca: there is no file '/no/such.pem'"),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], text: str) -> None:
-        with pytest.raises(LoggerError) as caught:
-            MqttLogSink.create(**options)
-        error: BaseException = caught.value
-        while not isinstance(error, LogConfigurationError):
-            assert error.__cause__ is not None
-            error = error.__cause__
-        assert str(error).startswith(text)
-
-    @pytest.mark.parametrize("url", ["mqtt://a:b", "mqtt://a?nonsense=1", "mqtt://a/path"])
-    def test_a_wrong_url_is_refused(self, url: str) -> None:
-        with pytest.raises(LogConfigurationError):
-            plan_sink(url)
-
-    def test_the_resource_is_where_events_go(self) -> None:
-        one, other, third = (
-            MqttLogSink.build_descriptor(host="one", password=password, topic=topic)
-            for password, topic in (("hush", "a"), ("quiet", "a"), ("hush", "b"))
-        )
-        assert one.resource_key == other.resource_key != third.resource_key
-        assert one != other
-
     def test_no_secret_is_told(self, tmp_path: Path, make: Make, selflog_reports: list[Any]) -> None:
         secret = "Hush-Hush-0123"
         options = {"password": secret, "username": "somebody"}
@@ -323,19 +248,6 @@ class TestOptions:
             sink.close()
         texts = [repr(sink), repr(sink.stats()), str(selflog_reports), repr(MqttLogSink.build_descriptor(**options))]
         assert not [text for text in texts if secret in text]
-
-    def test_a_missing_client_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "mqtt5", None)
-        with pytest.raises(LoggerError, match=r"pip install 'mvx-logger\[mqtt\]'"):
-            MqttLogSink.create()
-
-    def test_the_client_is_not_imported_before_it_is_used(self) -> None:
-        code = (
-            "import sys; from mvx_logger.sinks.mqtt import MqttLogSink; "
-            "MqttLogSink.build_descriptor(password='x'); print('mqtt5' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
 
 
 def test_the_recipe_works(broker: Mosquitto, reader: Subscriber) -> None:

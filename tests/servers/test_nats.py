@@ -9,13 +9,11 @@ import hashlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -306,44 +304,6 @@ class TestStream:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"servers": "host:none"}, "servers: 'host:none' is not host:port"),
-            ({"servers": "user:secret@host"}, "servers: username and password are options of their own"),
-            ({"servers": []}, "servers: expected one address or more"),
-            ({"subject": "logs.*"}, "subject: expected names"),
-            ({"subject": "logs. {event}"}, "subject: expected names"),
-            ({"subject": "logs..{event}"}, "subject: expected names"),
-            ({"subject": "{nope}"}, "subject: there is no field {nope}"),
-            ({"stream": "a.b"}, "stream: expected a name"),
-            ({"max_age": 0.0}, "max_age: expected 0.1"),
-            ({"max_bytes": 0}, "max_bytes: expected 1"),
-            ({"discard": "newest"}, "discard: expected one of "),
-            ({"duplicate_window": 0.0}, "duplicate_window: expected"),
-            ({"replicas": 9}, "replicas: expected 1 to 5"),
-            ({"username": "me"}, "username: username and password go together"),
-            ({"token": "t", "nkey": "/seed"}, "nkey: not together with token"),
-            ({"inbox_prefix": "a.>"}, "inbox_prefix: expected names"),
-            ({"jetstream": "yes"}, "jetstream: expected bool, got str"),
-            ({"connect_timeout": 0.0}, "connect_timeout: expected"),
-        ],
-    )
-    def test_what_is_wrong_is_told(self, options: dict[str, Any], text: str) -> None:
-        """The error names the option."""
-        with pytest.raises(LogConfigurationError) as caught:
-            NatsLogSink.create(**options)
-        assert str(caught.value).startswith(text)
-
-    def test_the_parts_of_a_url(self) -> None:
-        """Names are those of the keyword arguments."""
-        parse = NatsLogSink.options_from_url
-        assert parse(urlsplit("nats://bob:s%40e@one:4222,two/logs.%7Blevel%7D")) == {
-            "servers": "one:4222,two", "username": "bob", "password": "s@e", "subject": "logs.{level}",
-        }  # fmt: skip
-        assert parse(urlsplit("natss://tok%2Fen@one")) == {"servers": "one", "token": "tok/en", "tls": True}
-        assert parse(urlsplit("nats://")) == {}
-
     def test_by_url(self, server: NatsServer) -> None:
         """The query has the same names."""
         url = f"nats://127.0.0.1:{server.port}/shop.{{level}}?stream=SHOP&max_bytes=100000&stream_subjects=shop.a,shop.info"
@@ -376,19 +336,6 @@ class TestOptions:
         assert "secret" not in seen
         assert reports
         assert "secret" not in repr(reports)
-
-    @pytest.mark.parametrize("module", ["nats", "nkeys"])
-    def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
-        """And what installs it."""
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(mvx_logger.AsyncioLogSinkOnStartingHookFailedError) as caught:
-            NatsLogSink.create(nkey=str(tmp_path / "seed"))
-        assert f"the package {module!r} is missing: pip install 'mvx-logger[nats]'" in str(caught.value)
-
-    def test_a_missing_certificate_fails_the_start(self) -> None:
-        """At once, and not at each delivery."""
-        with pytest.raises(mvx_logger.AsyncioLogSinkOnStartingHookFailedError, match="tls_ca: there is no file"):
-            NatsLogSink.create(tls=True, tls_ca="/nowhere.pem")
 
     def test_the_next_server_is_tried(self, server: NatsServer, make_sink: Any) -> None:
         """The first one does not answer."""

@@ -11,7 +11,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +39,7 @@ from mvx_logger import (
     LogEvent,
     LogEventBatch,
     LogEventMeta,
-    LogSinkCreateError,
     MemoryLogSink,
-    configure_log_sink,
     sink_from_url,
 )
 from mvx_logger.bridge.config import plan_sink
@@ -702,55 +699,6 @@ class TestRefused:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "error", "text"),
-        [
-            ({"host": ""}, LogConfigurationError, "host"),
-            ({"host": 1}, TypeError, "host: expected a str"),
-            ({"port": "x"}, TypeError, "port"),
-            ({"port": 0}, ValueError, "port"),
-            ({"database": 1}, TypeError, "database"),
-            ({"password": 1}, TypeError, "password: expected a str, got int"),
-            ({"table": ""}, LogConfigurationError, "table"),
-            ({"table": "ä" * 32}, LogConfigurationError, "64 bytes"),
-            ({"table": "x" * 55, "partition": "day"}, LogConfigurationError, "partitions"),
-            ({"schema": "a\0b"}, LogConfigurationError, "schema"),
-            ({"table": "\ud800"}, LogConfigurationError, "table"),
-            ({"columns": {}}, LogConfigurationError, "columns"),
-            ({"columns": ["a"]}, TypeError, "columns"),
-            ({"columns": "{"}, LogConfigurationError, "JSON object"),
-            ({"columns": {"a": "tmestamp"}}, LogConfigurationError, r"columns\.a.*'tmestamp'"),
-            ({"columns": {"a": "payload."}}, LogConfigurationError, r"columns\.a"),
-            ({"columns": {"a": "{nothing}"}}, LogConfigurationError, r"columns\.a.*nothing"),
-            ({"columns": {"x" * 64: "event"}}, LogConfigurationError, "64 bytes"),
-            ({"columns": {"a": 1}}, TypeError, "columns"),
-            ({"partition": "week"}, ValueError, "day"),
-            ({"partition": "day", "columns": {"a": "event"}}, LogConfigurationError, "timestamp"),
-            ({"retention_days": 3}, LogConfigurationError, "partition"),
-            ({"retention_days": 0, "partition": "day"}, ValueError, "retention_days"),
-            ({"statement_timeout": 0}, ValueError, "statement_timeout"),
-            ({"statement_timeout": float("nan")}, ValueError, "statement_timeout"),
-            ({"connect_timeout": "1"}, TypeError, "connect_timeout"),
-            ({"tls_ca": "/ca.pem"}, LogConfigurationError, "tls_ca: needs tls"),
-            ({"tls": True, "host": "/tmp"}, LogConfigurationError, "socket"),
-        ],
-    )
-    def test_what_is_wrong_is_said(self, options: dict[str, Any], error: type[Exception], text: str) -> None:
-        """A wrong option is an error that names it, before anything is connected."""
-        with pytest.raises(error, match=text):
-            PostgresLogSink.create(**options)
-
-    def test_a_missing_file_is_an_error_at_the_start(self, tmp_path: Path) -> None:
-        """A certificate that is not there is told at once."""
-        with pytest.raises(Exception, match="tls_ca: there is no file"):
-            PostgresLogSink.create(tls=True, tls_ca=str(tmp_path / "no.pem"))
-
-    def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without asyncpg the start says what to install."""
-        monkeypatch.setitem(sys.modules, "asyncpg", None)
-        with pytest.raises(LogSinkCreateError, match=r"mvx-logger\[postgres\]"):
-            configure_log_sink(name="main", sink_cls=PostgresLogSink)
-
     def test_the_same_by_keyword_mapping_and_url(self, server: PostgresServer, table: str) -> None:
         """Options have one spelling, and what they describe has no secret in it."""
         options = address(

@@ -8,7 +8,6 @@ import logging
 import logging.config
 import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,7 +39,7 @@ from mvx_logger import (
     MemoryLogSink,
     selflog,
 )
-from mvx_logger.bridge.config import plan_sink, sink_from_url
+from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.redis import RedisLogSink
 from redis_server import RedisServer, Watched, find_redis, name_events, read_list, read_stream, start_cluster
@@ -229,114 +228,6 @@ class TestEvents:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("url", "options"),
-        [
-            ("redis://", {}),
-            ("redis://one:7000/3", {"host": "one", "port": 7000, "db": 3}),
-            ("redis://:p%40ss@one", {"host": "one", "password": "p@ss"}),
-            ("redis://user:pw@one", {"host": "one", "username": "user", "password": "pw"}),
-            ("rediss://one?tls_ca=/ca.pem", {"host": "one", "tls": True, "tls_ca": "/ca.pem"}),
-            ("redis://[::1]:1", {"host": "::1", "port": 1}),
-            ("redis+sentinel://a:1,b/main", {"nodes": ["a:1", "b"], "master_name": "main"}),
-            (
-                "rediss+sentinel://u:p@a/main?db=2&sentinel_password=s",
-                {
-                    "nodes": ["a"],
-                    "master_name": "main",
-                    "tls": True,
-                    "username": "u",
-                    "password": "p",
-                    "db": 2,
-                    "sentinel_password": "s",
-                },
-            ),
-            ("redis+cluster://a,b:2", {"nodes": ["a", "b:2"]}),
-            ("rediss+cluster://:p@a", {"nodes": ["a"], "tls": True, "password": "p"}),
-            ("redis+unix:///run/redis%20.sock?db=1", {"unix_socket": "/run/redis .sock", "db": 1}),
-            (
-                "redis:?kind=list&key=l:{namespace}&max_len=5&deduplicate=1.5&wait_replicas=1&wait_timeout=2"
-                "&max_event_bytes=9&connect_timeout=3&batch_max_size=7",
-                {
-                    "kind": "list",
-                    "key": "l:{namespace}",
-                    "max_len": 5,
-                    "deduplicate": 1.5,
-                    "wait_replicas": 1,
-                    "wait_timeout": 2,
-                    "max_event_bytes": 9,
-                    "connect_timeout": 3,
-                    "batch_max_size": 7,
-                },
-            ),
-        ],
-    )
-    def test_a_url_says_the_same_as_keywords(self, url: str, options: dict[str, Any]) -> None:
-        plan = plan_sink(url)
-        assert plan.sink_cls is RedisLogSink
-        assert plan.options == options
-        assert plan.descriptor == RedisLogSink.build_descriptor(**options)
-        assert plan_sink({"class": "mvx_logger.sinks.redis.RedisLogSink", **options}).descriptor == plan.descriptor
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"port": 0}, "port: expected 1 to 65535"),
-            ({"port": "x"}, "port: expected int"),
-            ({"db": -1}, "db: expected 0"),
-            ({"kind": "hash"}, "kind: expected one of "),
-            ({"key": "{nonsense}"}, "key: there is no field {nonsense}"),
-            ({"key": "{"}, "key: a single '{'"),
-            ({"max_len": 0}, "max_len: expected 1"),
-            ({"max_event_bytes": 0}, "max_event_bytes: expected 1"),
-            ({"deduplicate": 0}, "deduplicate: expected 0.001"),
-            ({"wait_replicas": -1}, "wait_replicas: expected 0"),
-            ({"wait_timeout": 0}, "wait_timeout: expected 0.001"),
-            ({"connect_timeout": 0}, "connect_timeout: expected 0.001"),
-            ({"username": "u"}, "username: needs password"),
-            (
-                {"nodes": ["a"], "master_name": "m", "sentinel_username": "u"},
-                "sentinel_username: needs sentinel_password",
-            ),
-            ({"master_name": "m"}, "master_name: needs nodes"),
-            ({"nodes": []}, "nodes: expected one address"),
-            ({"nodes": ["a", "b:99999"]}, r"nodes[1]: expected host or host:port"),
-            ({"nodes": ["user:secret@b"]}, r"nodes[0]: expected host or host:port"),
-            ({"nodes": ["a"], "db": 1}, "db: a cluster has database 0 only"),
-            ({"nodes": ["a"], "wait_replicas": 1}, "wait_replicas: not in a cluster"),
-            ({"unix_socket": "/s", "tls": True}, "unix_socket: goes with neither"),
-            ({"unix_socket": "/s", "nodes": ["a"]}, "unix_socket: goes with neither"),
-            ({"kind": "pubsub", "max_len": 1}, "max_len: a channel keeps nothing"),
-            ({"kind": "pubsub", "deduplicate": 1.0}, "deduplicate: a channel keeps nothing"),
-            ({"tls": True, "tls_ca": "/no/such.pem"}, "tls_ca: there is no file '/no/such.pem'"),
-            ({"tls": True, "tls_key": __file__}, "tls_key: needs tls_cert"),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], text: str) -> None:
-        with pytest.raises(LoggerError) as caught:
-            RedisLogSink.create(**options)
-        error: BaseException = caught.value
-        while not isinstance(error, LogConfigurationError):
-            assert error.__cause__ is not None
-            error = error.__cause__
-        assert str(error).startswith(text)
-        assert "secret" not in str(caught.value)
-
-    @pytest.mark.parametrize(
-        "url", ["redis+sentinel://a", "redis+sentinel:///main", "redis+cluster://", "redis://a/x", "redis://a:b"]
-    )
-    def test_a_wrong_url_is_refused(self, url: str) -> None:
-        with pytest.raises(LogConfigurationError):
-            plan_sink(url)
-
-    def test_the_resource_is_where_events_go(self) -> None:
-        one, other, third = (
-            RedisLogSink.build_descriptor(host="one", password=password, key=key)
-            for password, key in (("hush", "a"), ("quiet", "a"), ("hush", "b"))
-        )
-        assert one.resource_key == other.resource_key != third.resource_key
-        assert one != other
-
     def test_no_secret_is_told(self, own: RedisServer, make: Make) -> None:
         told: list[Any] = []
         selflog.redirect(told.append)
@@ -352,21 +243,6 @@ class TestOptions:
         sink.close()
         texts = [repr(sink), repr(sink.stats()), str(told), repr(RedisLogSink.build_descriptor(**options))]
         assert not [text for text in texts if secret in text]
-
-    def test_a_missing_client_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "redis.asyncio", None)
-        with pytest.raises(LoggerError, match=r"pip install 'mvx-logger\[redis\]'"):
-            RedisLogSink.create()
-
-    def test_the_client_is_not_imported_before_it_is_used(self) -> None:
-        import subprocess
-
-        code = (
-            "import sys; from mvx_logger.sinks.redis import RedisLogSink; "
-            "RedisLogSink.build_descriptor(password='x'); print('redis' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
 
 
 def test_the_recipe_works(server: RedisServer) -> None:

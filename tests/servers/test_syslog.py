@@ -19,8 +19,6 @@ import pytest
 import mvx_logger
 from destinations import PATIENT, Load, load_recipe, log_three_ways, make_event, make_events, make_rich_events, survive
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, sink_from_url
-from mvx_logger.bridge.config import plan_sink
-from mvx_logger.errors import AsyncioLogSinkOnStartingHookFailedError, LogConfigurationError
 from mvx_logger.formats.text import event_message
 from mvx_logger.sinks.syslog import SyslogLogSink
 from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
@@ -752,42 +750,6 @@ class TestTls:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("url", "options"),
-        [
-            ("syslog://logs", {"transport": "udp", "host": "logs"}),
-            ("syslog://", {"transport": "udp"}),
-            ("syslog+udp://logs:5140", {"transport": "udp", "host": "logs", "port": 5140}),
-            ("syslog+tcp://[::1]:5140/", {"transport": "tcp", "host": "::1", "port": 5140}),
-            (
-                "syslog+tls://logs?rfc=3164&framing=newline",
-                {"transport": "tls", "host": "logs", "rfc": "3164", "framing": "newline"},
-            ),
-            ("syslog:///dev/log", {"transport": "unix", "path": "/dev/log"}),
-            ("syslog+unix:///run/a%20b?rfc=5424", {"transport": "unix", "path": "/run/a b", "rfc": "5424"}),
-            (
-                "syslog+tcp://logs?facility=local7&severity=25:notice,60:alert&app_name={namespace}&hostname=web"
-                "&procid=-&msgid={outcome|none}&enterprise_id=4711&max_message_size=1000&bom=yes&structured_data=no"
-                "&connect_timeout=1.5&batch_max_size=7",
-                {
-                    "transport": "tcp", "host": "logs", "facility": "local7", "severity": ["25:notice", "60:alert"],
-                    "app_name": "{namespace}", "hostname": "web", "procid": "-", "msgid": "{outcome|none}",
-                    "enterprise_id": "4711", "max_message_size": 1000, "bom": True, "structured_data": False,
-                    "connect_timeout": 1.5, "batch_max_size": 7,
-                },
-            ),
-        ],
-    )  # fmt: skip
-    def test_urls(self, url: str, options: dict[str, Any]) -> None:
-        """The same names as keywords and in the configuration, with the same meaning."""
-        url = url.replace("=yes", "=true").replace("=no&", "=false&")
-        plan = plan_sink(url)
-        assert plan.sink_cls is SyslogLogSink
-        assert plan.options == options
-        given = plan_sink({"class": SyslogLogSink, **options})
-        assert given.descriptor == plan.descriptor
-        SyslogLogSink.create(**options)[1]()
-
     def test_what_they_do(self, make_sink: Callable[..., SyslogLogSink]) -> None:
         """Each one, as it arrives."""
         with Receiver("tcp", framing="newline") as receiver:
@@ -801,60 +763,6 @@ class TestOptions:
         assert set(first.data) == {"mvx@7", "payload@7"}
         assert second.text == "\ufeffü"
         assert second.msgid is None
-
-    @pytest.mark.parametrize(
-        ("options", "error", "text"),
-        [
-            ({"transport": "relp"}, ValueError, "transport: 'relp' is not one of udp, tcp, tls, unix"),
-            ({"transport": "unix"}, LogConfigurationError, "path: missing"),
-            ({"transport": "tcp", "path": "/dev/log"}, LogConfigurationError, "path: there is none"),
-            ({"path": "/dev/log", "host": "a"}, LogConfigurationError, "host: there is none beside a path"),
-            ({"path": "/dev/log", "port": 1}, LogConfigurationError, "host: there is none beside a path"),
-            ({"path": ""}, TypeError, "path: expected a str"),
-            ({"host": ""}, TypeError, "host: expected a str"),
-            ({"host": 7}, TypeError, "host: expected a str"),
-            ({"port": "514"}, TypeError, "port: expected an int"),
-            ({"port": 0}, ValueError, "port: expected a number from 1 to 65535"),
-            ({"port": 70_000}, ValueError, "port: expected a number from 1 to 65535"),
-            ({"transport": "tcp", "framing": "nul"}, ValueError, "framing: 'nul'"),
-            ({"framing": "octet"}, LogConfigurationError, "framing: a datagram has none"),
-            ({"tls_ca": "ca.pem"}, LogConfigurationError, "tls_ca: only for the transport tls"),
-            ({"transport": "tls", "tls_key_password": 7}, TypeError, "tls_key_password: expected a str"),
-            ({"connect_timeout": 0}, ValueError, "connect_timeout: expected more than 0"),
-            ({"connect_timeout": "1"}, TypeError, "connect_timeout: expected a number"),
-            ({"max_message_size": 65_508}, ValueError, "max_message_size: a datagram has 480 to 65507"),
-            ({"max_message_size": 100}, ValueError, "max_message_size: expected 480 or more"),
-            ({"rfc": 5424}, ValueError, "rfc: 5424"),
-            ({"facility": "loud"}, LogConfigurationError, "facility: 'loud'"),
-            ({"queue_max_size": 0}, ValueError, "queue_max_size"),
-        ],
-    )
-    def test_what_is_wrong_is_named(self, options: dict[str, Any], error: type[Exception], text: str) -> None:
-        """Each error names the option."""
-        with pytest.raises(error, match=re.escape(text)):
-            SyslogLogSink.create(**options)
-
-    @pytest.mark.parametrize(
-        ("url", "text"),
-        [
-            ("syslog+tcp://user@logs", "no option for the username"),
-            ("syslog+tcp://:secret@logs", "no option for the password"),
-            ("syslog+tcp://logs/dev/log", "path"),
-            ("syslog://logs:99999", "port"),
-            ("syslog://logs?colour=red", "colour"),
-            ("syslog://logs?rfc=1", "rfc"),
-        ],
-    )
-    def test_urls_that_are_wrong(self, url: str, text: str) -> None:
-        """The error says what, and shows no secret."""
-        with pytest.raises((LogConfigurationError, mvx_logger.LoggerError), match=text) as caught:
-            sink_from_url(url)
-        assert "secret" not in str(caught.value)
-
-    def test_a_missing_file_is_an_error_at_the_start(self) -> None:
-        """Not when the first event comes."""
-        with pytest.raises(AsyncioLogSinkOnStartingHookFailedError, match="tls_ca: there is no file"):
-            SyslogLogSink.create(transport="tls", tls_ca="/nowhere/ca.pem")
 
     def test_nobody_sees_the_password(
         self, certificates: Certificates, make_sink: Callable[..., SyslogLogSink], selflog_reports: list[Any]

@@ -15,7 +15,7 @@ from mvx_logger import selflog
 from mvx_logger.context import LogContext, LogErrorHandlingPolicy
 from mvx_logger.delivery.sink import AsyncioLogSink
 from mvx_logger.delivery.stats import LogSinkStats
-from mvx_logger.errors import LogConfigurationError, LogContextUnableToLog
+from mvx_logger.errors import LogContextUnableToLog
 from mvx_logger.model import LogEvent, LogEventMeta, LogLevel
 from mvx_logger.options import check_options
 from mvx_logger.payload import LogPayloadProcessor
@@ -413,31 +413,6 @@ class TestAll:
         with pytest.raises(ValueError, match="sinks: "):
             make()
 
-    @pytest.mark.parametrize(
-        ("make", "options", "error"),
-        [
-            (FilterSink, {"min_level": None}, TypeError),
-            (FilterSink, {"min_level": True}, TypeError),
-            (FilterSink, {"max_level": 1.5}, TypeError),
-            (FilterSink, {"min_level": "LOUD"}, ValueError),
-            (FilterSink, {"min_level": 30, "max_level": 20}, ValueError),
-            (FilterSink, {"namespaces": "shop"}, TypeError),
-            (FilterSink, {"namespaces": [5]}, TypeError),
-            (FilterSink, {"exclude_namespaces": 5}, TypeError),
-            (FilterSink, {"predicate": "x"}, TypeError),
-            (FallbackSink, {"retry_after": "1"}, TypeError),
-            (FallbackSink, {"retry_after": True}, TypeError),
-            (FallbackSink, {"retry_after": -1}, ValueError),
-            (FallbackSink, {"retry_after": float("nan")}, ValueError),
-            (FallbackSink, {"clock": 5}, TypeError),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, make: Any, options: dict[str, Any], error: type[Exception]) -> None:
-        """At construction, not at the first event."""
-        (name,) = list(options)[-1:]
-        with pytest.raises(error, match=name):
-            make(Part(), **options)
-
     @pytest.mark.parametrize("make", MAKERS)
     def test_close_goes_down_to_the_parts(self, make: Any) -> None:
         """Parts that cannot be closed are left alone; owns_sinks=False leaves them all alone."""
@@ -615,27 +590,6 @@ class TestConfiguration:
         assert filtered(sink=one, predicate=predicate) != filtered(sink=one, predicate=lambda event: True)
         assert filtered(sink=one).sink_type == "filter"
         assert filtered(sink=one, min_level=10).to_log_payload()["config_key"] == [("min_level", 10)]
-
-    @pytest.mark.parametrize(
-        ("make", "options", "path"),
-        [
-            (FanOutSink, {}, "sinks"),
-            (FanOutSink, {"sinks": "memory:"}, "sinks"),
-            (FanOutSink, {"sinks": [Part()], "owner": True}, "owner"),
-            (FanOutSink, {"sinks": [Part()], "owns_sinks": "yes"}, "owns_sinks"),
-            (FallbackSink, {"sinks": [Part()], "retry_after": "soon"}, "retry_after"),
-            (FilterSink, {}, "sink"),
-            (FilterSink, {"sink": "memory:"}, "sink"),
-            (FilterSink, {"sink": Part(), "namespaces": "shop"}, "namespaces"),
-            (FilterSink, {"sink": Part(), "min_level": "LOUD"}, "min_level"),
-        ],
-    )
-    def test_a_wrong_option_names_its_path(self, make: Any, options: dict[str, Any], path: str) -> None:
-        """Both build_descriptor and create refuse it."""
-        for method in (make.build_descriptor, make.create):
-            with pytest.raises(LogConfigurationError) as caught:
-                method(**options)
-            assert str(caught.value).startswith(f"{path}: ")
 
     def test_a_part_that_is_no_sink_is_refused_by_the_descriptor(self) -> None:
         """Before anything is registered."""

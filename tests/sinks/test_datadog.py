@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from destinations import PATIENT, make_event, make_rich_events
 from http_receiver import Receiver
-from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta
+from mvx_logger import LogEvent, LogEventBatch, LogEventMeta
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.model import LogEventOrigin, LogStack
 from mvx_logger.sinks.datadog import DatadogLogSink
@@ -116,25 +116,3 @@ class TestOptions:
         sink, close = DatadogLogSink.create(api_key="k", site="datadoghq.eu")
         assert sink._make_url() == "https://http-intake.logs.datadoghq.eu/api/v2/logs"
         close()
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"api_key": ""}, "api_key: expected printable ASCII"),
-            ({"site": "https://datadoghq.eu"}, "site: 'https://datadoghq.eu' is not the name of a site"),
-            ({"source": ""}, "source: expected printable ASCII"),
-            ({"service": "{nothing}"}, "service: there is no field"),
-            ({"tags": ["env"]}, "tags: expected a mapping, or a list"),
-            ({"tags": {"": "x"}}, "tags: '' is no name: expected text that is not empty"),
-        ],
-    )
-    def test_wrong(self, options: dict[str, Any], text: str) -> None:
-        """They are told by name."""
-        with pytest.raises(LogConfigurationError) as caught:
-            DatadogLogSink.create(**{"api_key": "k", **options})
-        assert str(caught.value).startswith(text)
-
-    def test_too_many_at_once(self) -> None:
-        """The intake takes a thousand."""
-        with pytest.raises(ValueError, match="batch_max_size: Datadog takes at most 1000 at once, got 1001"):
-            DatadogLogSink.create(api_key="k", batch_max_size=1_001)

@@ -28,7 +28,6 @@ from elasticsearch_receiver import Bulk
 from http_receiver import DROP, HANG, LOSE, Answer, Receiver, ReceiverServer
 from mvx_logger import LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
-from mvx_logger.errors import LoggerError
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.elasticsearch import ElasticsearchLogSink
@@ -278,32 +277,6 @@ class TestAnswers:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"index": "Logs"}, "index: expected a name in small letters"),
-            ({"index": ""}, "index: expected a name"),
-            ({"index": "-logs"}, "index: expected a name"),
-            ({"index": "a b"}, "index: expected a name"),
-            ({"index": "{nothing}"}, "index: there is no field"),
-            ({"pipeline": ""}, "pipeline: expected the name"),
-            ({"api_key": "a b"}, "api_key: expected what the cluster has given"),
-            ({"api_key": "a", "username": "b"}, "api_key: the sink authenticates by this or"),
-            ({"compression": "zstd"}, "compression: expected one of "),
-            ({"url": "elasticsearch://x"}, "url: expected a URL like http://"),
-            ({"format": "json"}, "format: ElasticsearchLogSink has no such option"),
-        ],
-    )
-    def test_what_is_wrong_is_told(self, options: dict[str, Any], text: str) -> None:
-        with pytest.raises(LoggerError, match=text):
-            resolve_sink({"class": "mvx_logger.sinks.elasticsearch.ElasticsearchLogSink", **options})
-
-    def test_wrong_types_are_told_by_the_constructor_too(self) -> None:
-        with pytest.raises(TypeError, match="api_key"):
-            ElasticsearchLogSink.create(api_key=5)
-        with pytest.raises(LoggerError, match="compression"):
-            ElasticsearchLogSink.create(compression="zstd")
-
     @pytest.mark.parametrize("scheme", ["elasticsearch", "opensearch"])
     def test_the_names_are_the_same_by_keyword_mapping_and_url(
         self, receiver: Receiver, bulk: Bulk, scheme: str
@@ -332,16 +305,6 @@ class TestOptions:
         by_url.close()
         assert {index for index, _ in bulk.documents} == {"logs-a"}
         assert len(bulk.documents) == 3
-
-    def test_a_path_before_the_index_is_the_cluster_s(self) -> None:
-        from urllib.parse import urlsplit
-
-        read = ElasticsearchLogSink.options_from_url
-        assert read(urlsplit("opensearchs://host/es/logs-%7Btime%3A%25Y%7D")) == {
-            "url": "https://host/es",
-            "index": "logs-{time:%Y}",
-        }
-        assert read(urlsplit("elasticsearch://host:9200/")) == {"url": "http://host:9200"}
 
     def test_secrets_are_shown_nowhere(
         self, receiver: Receiver, bulk: Bulk, make_sink: Any, selflog_reports: list[selflog.SelfLogReport]

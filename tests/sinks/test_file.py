@@ -28,7 +28,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvx_logger import selflog
-from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.errors import AsyncioLogSinkOnStartingHookFailedError, LogConfigurationError
 from mvx_logger.formats.json import decode_lines
 from mvx_logger.model import LogEvent, LogEventMeta, LogException
@@ -216,31 +215,6 @@ class TestConfig:
         with pytest.raises(LogConfigurationError, match=field):
             FileLogSink.build_descriptor(file_path=tmp_path / "a.log", **{field: value})
         assert not list(tmp_path.iterdir())
-
-    def test_values_from_a_url_are_converted(self, tmp_path: pathlib.Path) -> None:
-        """Numbers, words and modes are text there."""
-        path = tmp_path / "dir with space" / "app.log"
-        url = f"file://{path}?format=json&max_bytes=1000&rotate_every=3600&permissions=640&delay=true&level=debug".replace(
-            " ", "%20"
-        )
-        sink = sink_from_url(url)
-        try:
-            config = sink._config  # type: ignore[attr-defined]
-            assert (config.file_path, config.format, config.max_bytes, config.rotate_every) == (
-                str(path),
-                "json",
-                1000,
-                3600.0,
-            )
-            assert (config.permissions, config.delay, config.level) == (0o640, True, 10)
-        finally:
-            sink.close()  # type: ignore[attr-defined]
-
-    @pytest.mark.parametrize("url", ["file:", "file://server/a.log"])
-    def test_a_url_without_a_path_says_how_it_is_written(self, url: str) -> None:
-        """file:///absolute/path.log or file:relative/path.log"""
-        with pytest.raises(LogConfigurationError, match="file:///absolute"):
-            sink_from_url(url)
 
     def test_the_descriptor_is_the_absolute_path_and_the_rest(
         self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,9 +27,9 @@ from destinations import (
     survive,
 )
 from http_receiver import DROP, GARBAGE, HANG, LOSE, Answer, Documents, Receiver, ReceiverServer, Request
-from mvx_logger import AsyncioLogSinkOnStartingHookFailedError, LogEvent, LogEventMeta, SinkHandler, selflog
+from mvx_logger import LogEvent, LogEventMeta, SinkHandler, selflog
 from mvx_logger.bridge.config import resolve_sink, sink_from_url
-from mvx_logger.errors import LogConfigurationError, LoggerError
+from mvx_logger.errors import LogConfigurationError
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.http import (
@@ -345,84 +344,6 @@ class TestAnswers:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({}, "url: missing"),
-            ({"url": "ftp://host"}, "url: expected a URL like http://host:port/path or https://"),
-            ({"url": "http://"}, "url: expected a URL"),
-            ({"url": "http://host:99999"}, "url: expected a URL"),
-            ({"url": "http://[::1"}, "url: expected a URL"),
-            ({"url": "http://host/#part"}, "url: expected a URL"),
-            ({"url": "http://host/a b"}, "url: expected a URL"),
-            ({"url": 5}, "url: expected str"),
-            ({"method": "GET"}, "method: expected the name of a method"),
-            ({"method": "post it"}, "method: expected the name of a method"),
-            ({"format": "xml"}, "format: expected one of "),
-            ({"format": "template"}, "template: goes with"),
-            ({"template": "{event}"}, "template: goes with"),
-            ({"format": "template", "template": "{nothing}"}, r"template: there is no field \{nothing\}"),
-            ({"headers": {"a b": "c"}}, "headers: a name is malformed"),
-            ({"headers": {"a": "b\r\nc: d"}}, "headers: the value of a is malformed"),
-            ({"headers": {"Content-Length": "5"}}, "headers: Content-Length is for the client to say"),
-            ({"headers": ["geheim"]}, "headers: expected a mapping, or a list of 'Name: value'"),
-            ({"username": "a:b"}, "username: basic authentication does not allow a colon"),
-            ({"username": "a", "bearer_token": "b"}, "username: the sink authenticates by this or by bearer_token"),
-            ({"username": "a", "headers": {"authorization": "b"}}, "username: .* by a header, not both"),
-            ({"bearer_token": "a b"}, "bearer_token: expected ASCII"),
-            ({"bearer_token": ""}, "bearer_token: expected ASCII"),
-            ({"compression": "brotli"}, "compression: expected one of "),
-            ({"proxy": "socks5://host"}, "proxy: expected a URL like http://host:port/path$"),
-            ({"tls_ca": "/x"}, r"tls_ca: there is no TLS in http://"),
-            ({"connect_timeout": 0}, "connect_timeout: expected more than 0"),
-            ({"connect_timeout": True}, "connect_timeout: expected"),
-            ({"batch_max_size": 0}, "batch_max_size: expected 1 or more"),
-            ({"batch_max_sise": 1}, "did you mean 'batch_max_size'"),
-        ],
-    )
-    def test_what_is_wrong_is_told(self, options: dict[str, Any], text: str) -> None:
-        given = {"url": "http://127.0.0.1:1", **options} if options else {}
-        with pytest.raises(LoggerError, match=text) as caught:
-            resolve_sink({"class": "mvx_logger.sinks.http.HttpLogSink", **given})
-        assert "geheim" not in str(caught.value)
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"url": b"http://x"},
-            {"username": 5},
-            {"headers": 5},
-            {"connect_timeout": "1"},
-            {"format": "template", "template": 5},
-        ],
-    )
-    def test_wrong_types_are_told_by_the_constructor_too(self, options: dict[str, Any]) -> None:
-        with pytest.raises(TypeError, match=list(options)[-1]):
-            HttpLogSink.create(**{"url": "http://127.0.0.1:1", **options})
-        with pytest.raises(LogConfigurationError, match="compression"):
-            HttpLogSink.create(url="http://127.0.0.1:1", compression="rar")
-        with pytest.raises(LogConfigurationError, match="format"):
-            HttpLogSink.create(url="http://127.0.0.1:1", format="xml")
-        with pytest.raises(LogConfigurationError, match="bearer_token"):
-            HttpLogSink.create(url="http://127.0.0.1:1", bearer_token="ü")
-
-    def test_files_for_tls_are_looked_at_when_it_starts(self) -> None:
-        with pytest.raises(AsyncioLogSinkOnStartingHookFailedError, match="tls_ca: there is no file '/nothing'"):
-            HttpLogSink.create(url="https://127.0.0.1:1", tls_ca="/nothing")
-
-    def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "aiohttp", None)
-        with pytest.raises(AsyncioLogSinkOnStartingHookFailedError, match=r"pip install 'mvx-logger\[http\]'"):
-            HttpLogSink.create(url="http://127.0.0.1:1")
-        monkeypatch.undo()
-        monkeypatch.setitem(sys.modules, "zstandard", None)
-        with pytest.raises(AsyncioLogSinkOnStartingHookFailedError, match="'zstandard' is missing"):
-            HttpLogSink.create(url="http://127.0.0.1:1", compression="zstd")
-
-    def test_nothing_is_imported_before_it_starts(self) -> None:
-        code = "import sys, mvx_logger.sinks.http; sys.exit('aiohttp' in sys.modules or 'zstandard' in sys.modules)"
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)
-
     def test_the_names_are_the_same_by_keyword_mapping_and_url(self, receiver: Receiver) -> None:
         host = f"127.0.0.1:{receiver.port}"
         receiver.protocol.authorization = "Basic c2hvcDpwQHNz"

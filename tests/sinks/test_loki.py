@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from destinations import PATIENT, make_event, make_events, make_rich_events
 from http_receiver import Receiver
-from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
+from mvx_logger import LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.http_fields import parse_templates
 from mvx_logger.sinks.loki import LokiLogSink, encode_push
@@ -151,33 +150,6 @@ class TestOptions:
             (record,) = receiver.protocol.records
         assert record["stream"] == {"app": "shop", "level": "info"}
         assert not record["metadata"]
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"labels": {"__name": "x"}}, "labels: '__name' is no name"),
-            ({"labels": {"a-b": "x"}}, "labels: 'a-b' is no name"),
-            ({"labels": {}}, "labels: expected 1 to 15, got 0"),
-            ({"labels": {f"l{n}": "x" for n in range(16)}}, "labels: expected 1 to 15, got 16"),
-            ({"labels": ["level"]}, "labels: expected a mapping, or a list of 'name=template'"),
-            ({"labels": {"a": "{nothing}"}}, "labels.a: there is no field {nothing}"),
-            ({"structured_metadata": {"a b": "x"}}, "structured_metadata: 'a b' is no name"),
-            ({"line": "xml"}, "line: 'xml' is not one of json, logfmt"),
-            ({"tenant": "a\nb"}, "tenant: expected printable ASCII"),
-            ({"tenant": ""}, "tenant: expected printable ASCII"),
-        ],
-    )
-    def test_wrong(self, options: dict[str, Any], text: str) -> None:
-        """They are told by name."""
-        with pytest.raises(LogConfigurationError) as caught:
-            LokiLogSink.create(url="http://localhost:1", **options)
-        assert str(caught.value).startswith(text)
-
-    @pytest.mark.parametrize("options", [{"labels": "level"}, {"labels": {"a": 1}}, {"tenant": 5}])
-    def test_wrong_types(self, options: dict[str, Any]) -> None:
-        """So are types."""
-        with pytest.raises(TypeError, match=next(iter(options))):
-            LokiLogSink.create(url="http://localhost:1", **options)
 
 
 class TestRefused:

@@ -7,18 +7,14 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mvx_logger import guard, selflog
-from mvx_logger.errors import LogConfigurationError
 from mvx_logger.model import LogEvent, LogEventMeta
-from mvx_logger.options import check_options
-from mvx_logger.protocols import LogSinkClassProto, LogSinkProto
+from mvx_logger.protocols import LogSinkProto
 from mvx_logger.registry import close_log_sink, configure_log_sink, reset_logger
 from mvx_logger.sinks.memory import MemoryLogSink
 
@@ -254,43 +250,6 @@ class TestConcurrency:
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize(
-        ("options", "error"),
-        [
-            ({"max_events": 0}, ValueError),
-            ({"max_events": -1}, ValueError),
-            ({"max_events": True}, TypeError),
-            ({"max_events": 1.5}, TypeError),
-            ({"max_events": "5"}, TypeError),
-            ({"name": 5}, TypeError),
-            ({"name": None}, TypeError),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], error: type[Exception]) -> None:
-        """The constructor names the argument; registration refuses the same."""
-        (name,) = options
-        with pytest.raises(error, match=name):
-            MemoryLogSink(**options)
-        with pytest.raises(LogConfigurationError, match=name):
-            MemoryLogSink.build_descriptor(**options)
-
-    def test_an_unknown_option_is_named(self) -> None:
-        """With what is meant, probably."""
-        with pytest.raises(LogConfigurationError, match=r"max_event: .*max_events"):
-            MemoryLogSink.build_descriptor(max_event=1)
-        with pytest.raises(LogConfigurationError):
-            MemoryLogSink.create(max_event=1)
-
-    def test_the_name_tells_sinks_apart(self) -> None:
-        """The same name and limit is the same sink, another name another one."""
-        assert isinstance(MemoryLogSink, LogSinkClassProto)
-        describe = MemoryLogSink.build_descriptor
-        assert describe() == describe(max_events=10_000, name="")
-        assert describe(name="a") == describe(name="a")
-        assert describe(name="a") != describe(name="b")
-        assert describe(name="a").resource_key == ("a",)
-        assert describe(name="a") != describe(name="a", max_events=None)
-
     def test_it_can_be_registered_and_closed(self, clean_registry: None) -> None:
         """configure_log_sink makes it once."""
         sink = configure_log_sink(name="recent", sink_cls=MemoryLogSink, max_events=5)
@@ -306,18 +265,3 @@ class TestConfiguration:
         assert repr(sink) == "<MemoryLogSink orders: 0 events>"
         terminate()
         terminate()
-
-    @pytest.mark.parametrize(
-        ("url", "options"),
-        [
-            ("memory:", {}),
-            ("memory:orders", {"name": "orders"}),
-            ("memory://orders", {"name": "orders"}),
-            ("memory:orders?max_events=5", {"name": "orders"}),
-        ],
-    )
-    def test_it_has_a_url(self, url: str, options: dict[str, Any]) -> None:
-        """memory:NAME; the query has the other options, as text."""
-        assert MemoryLogSink.url_schemes == ("memory",)
-        assert MemoryLogSink.options_from_url(urlsplit(url)) == options
-        assert check_options(MemoryLogSink, {"max_events": "5"}, lax=True) == {"max_events": 5}

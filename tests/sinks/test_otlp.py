@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from destinations import PATIENT, make_event, make_events, make_rich_events
 from http_receiver import Answer, Receiver
 from mvx_logger import (
-    LogConfigurationError,
     LogEvent,
     MemoryLogSink,
     SinkHandler,
@@ -176,23 +175,6 @@ class TestOptions:
         assert make_resource(None, {"service.name": "three"})["service.name"] == "three"
         assert make_resource("four", {"service.name": "three"})["service.name"] == "four"
 
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"encoding": "xml"}, "encoding: 'xml' is not one of protobuf, json"),
-            ({"resource": ["name"]}, "resource: expected a mapping, or a list of 'name=value'"),
-            ({"resource": {"": 1}}, "resource: '' is not the name of an attribute"),
-            ({"resource": 5}, "resource: expected a mapping or a list, got int"),
-            ({"service_name": 5}, "service_name: expected a str, got int"),
-            ({"trace_context": "yes"}, "trace_context: expected a bool, got str"),
-        ],
-    )
-    def test_wrong(self, options: dict[str, Any], text: str) -> None:
-        """They are told by name."""
-        with pytest.raises((LogConfigurationError, TypeError)) as caught:
-            OtlpLogSink.create(**options)
-        assert str(caught.value).startswith(text)
-
     def test_by_url(self) -> None:
         """Attributes of the resource fit into a URL."""
         from mvx_logger.bridge.config import sink_from_url
@@ -206,24 +188,6 @@ class TestOptions:
             (request,) = receiver.protocol.requests
         found = read_attributes(request.resource_logs[0].resource.attributes)
         assert (found["service.name"], found["a"], found["b"]) == ("shop", "1", "two")
-
-    def test_what_is_needed_is_imported_when_it_is_needed(self) -> None:
-        """The program's start does not pay for it, and a missing package is named."""
-        import subprocess
-
-        program = (
-            "import sys\n"
-            "from mvx_logger.sinks.otlp import OtlpLogSink\n"
-            "assert not [name for name in sys.modules if name.startswith(('google', 'opentelemetry', 'aiohttp'))]\n"
-            "sys.modules['opentelemetry.proto'] = None\n"
-            "try:\n"
-            "    OtlpLogSink.create(url='http://127.0.0.1:1')\n"
-            "except Exception as err:\n"
-            "    assert \"pip install 'mvx-logger[otlp]'\" in str(err), err\n"
-            "else:\n"
-            "    raise AssertionError\n"
-        )
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
 
 
 class TestAnswers:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from destinations import PATIENT, check_arrived, make_event, make_events, make_rich_events
 from http_receiver import LOSE, Answer, Receiver
-from mvx_logger import LogConfigurationError, LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
+from mvx_logger import LogEvent, LogEventBatch, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.formats.template import EventTemplate
 from mvx_logger.sinks.splunk import SplunkLogSink, encode_hec
@@ -79,34 +79,6 @@ class TestWhatArrives:
         lines = body.decode().split("\n")
         assert [loads(line)["fields"]["delivery_id"] for line in lines] == list(batch._ids)
         assert all(set(loads(line)) <= {"time", "source", "event", "fields"} for line in lines)
-
-
-class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"token": ""}, "token: expected printable ASCII"),
-            ({"token": "a b\n"}, "token: expected printable ASCII"),
-            ({"index": "{nothing}"}, "index: there is no field"),
-            ({"fields": ["x"]}, "fields: expected a mapping, or a list"),
-            ({"username": "shop"}, "username: HEC knows tokens only"),
-            ({"compression": "zstd"}, "compression: 'zstd' is not one of none, gzip"),
-        ],
-    )
-    def test_wrong(self, options: dict[str, Any], text: str) -> None:
-        """They are told by name, without the token."""
-        with pytest.raises(LogConfigurationError) as caught:
-            SplunkLogSink.create(**{"url": "http://localhost:1", "token": "tok", **options})
-        assert str(caught.value).startswith(text)
-
-    def test_wrong_types(self) -> None:
-        """So are types; the token is needed."""
-        with pytest.raises(TypeError, match="acknowledge"):
-            SplunkLogSink.create(url="http://localhost:1", token="t", acknowledge="yes")
-        with pytest.raises(TypeError, match="token"):
-            SplunkLogSink.create(url="http://localhost:1", token=5)
-        with pytest.raises(LogConfigurationError, match="token: missing"):
-            SplunkLogSink.build_descriptor(url="http://localhost:1")
 
 
 class TestAnswers:

@@ -470,23 +470,6 @@ class TestOptions:
         sink, _ = StreamLogSink.create(config=LoggingStreamConfig("stdout", "ERROR"), level="DEBUG")  # type: ignore[arg-type]
         assert sink._config == LoggingStreamConfig(LogStreamOutput.STDOUT, 10)
 
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"level": "DEBUG"},
-            {"stream_output": "stdout"},
-            {"log_format": "%(message)s"},
-            {"date_format": "%H"},
-            {"logger_name": "x"},
-            {"filters": [logging.Filter("a")]},
-            {"formatter_factory": logging.Formatter},
-        ],
-    )
-    def test_each_option_makes_a_difference(self, options: dict[str, Any]) -> None:
-        """Two sinks that differ in one option have different descriptors, and equal options equal ones."""
-        assert StreamLogSink.build_descriptor(**options) != StreamLogSink.build_descriptor()
-        assert StreamLogSink.build_descriptor(**options) == StreamLogSink.build_descriptor(**options)
-
     def test_registering(self) -> None:
         """The same options are the same sink, others a conflict."""
         sink = configure_log_sink(name="out", sink_cls=StreamLogSink, stream_output="stdout")
@@ -502,32 +485,6 @@ class TestOptions:
         assert capsys.readouterr() == ("app.started\n", "")
         with pytest.raises(LogConfigurationError, match="takes no path"):
             sink_from_url("stderr:///dev/null")
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"levle": "DEBUG"}, "levle: StreamLogSink has no such option; did you mean 'level'?"),
-            ({"level": "LOUD"}, "level: 'LOUD' is not a level"),
-            ({"level": None}, "level: "),
-            ({"config": {"level": "LOUD"}}, "config.level: 'LOUD' is not a level"),
-            ({"config": {"levle": 10}}, "config.levle: there is no such field; did you mean 'level'?"),
-            ({"config": 5}, "config: "),
-            ({"config": 5, "level": 10}, "config: "),
-            (
-                {"stream_output": "stdlog"},
-                "stream_output: expected one of 'stderr', 'stdout', got 'stdlog'",
-            ),
-            ({"log_format": "%(asctime"}, "log_format: "),
-            ({"log_format": 5}, "log_format: "),
-            ({"logger_name": 5}, "logger_name: "),
-            ({"formatter_factory": 5}, "formatter_factory: expected a callable, got int"),
-            ({"filters": [5]}, "filters: expected a callable or an object with filter(), got int"),
-        ],
-    )
-    def test_a_wrong_option_is_named(self, options: dict[str, Any], text: str) -> None:
-        """The error names the path as it was written, and what would be right."""
-        with pytest.raises(LogConfigurationError, match=f"^{re.escape(text)}"):
-            StreamLogSink.create(**options)
 
     @pytest.mark.parametrize(
         ("fields", "name"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from destinations import PATIENT, make_event, make_events, make_rich_events
 from http_receiver import Receiver
-from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink
+from mvx_logger import LogEvent, LogEventMeta, MemoryLogSink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.victorialogs import VictoriaLogsSink
 from preset_receivers import VictoriaInsert
@@ -72,25 +70,6 @@ class TestOptions:
             assert protocol.query == {"_stream_fields": "app", "_time_field": "timestamp", "_msg_field": "_msg"}
         assert record["stream"] == {"app": "shop"}
         assert record["line"]["shop"] == "a"
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"stream_fields": [""]}, "stream_fields: '' is not the name of a field"),
-            ({"stream_fields": ["a,b"]}, "stream_fields: 'a,b' is not the name of a field"),
-            ({"fields": ["x"]}, "fields: expected a mapping, or a list"),
-            ({"fields": 5}, "fields: expected a mapping or a list, got int"),
-            ({"stream_fields": "service"}, "stream_fields: expected a list, got str"),
-            ({"account_id": -1}, "account_id: expected 0 to 4294967295, got -1"),
-            ({"project_id": "7"}, "project_id: expected an int, got str"),
-            ({"max_line_bytes": 5}, "max_line_bytes: expected 1024 to"),
-        ],
-    )
-    def test_wrong(self, options: dict[str, Any], text: str) -> None:
-        """They are told by name."""
-        with pytest.raises((LogConfigurationError, TypeError, ValueError)) as caught:
-            VictoriaLogsSink.create(url="http://localhost:1", **options)
-        assert str(caught.value).startswith(text)
 
 
 def test_a_line_that_is_too_long() -> None:

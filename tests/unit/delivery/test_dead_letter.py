@@ -410,24 +410,3 @@ class TestDeadLetterFile:
         terminate()
         assert len(read(path)) == 1
         assert str(path) in repr(made)
-
-    @pytest.mark.parametrize(
-        ("options", "error", "text"),
-        [
-            ({"path": 5}, TypeError, "^path: expected a str or a path, got int"),
-            ({"path": b"dead"}, TypeError, "^path: expected a str or a path, got bytes"),
-            ({"path": ""}, LogConfigurationError, "^path: expected a file"),
-            (
-                {"path": "x", "max_bytes": 0},
-                LogConfigurationError,
-                "^max_bytes: expected a number of at least 1, got 0",
-            ),
-            ({"path": "x", "backup_count": -1}, LogConfigurationError, "^backup_count: expected"),
-            ({"path": "x", "permissions": "999"}, LogConfigurationError, "^permissions: '999' is no mode"),
-            ({"path": "x", "fsync": "often"}, LogConfigurationError, "^fsync: 'often' is not one of"),
-        ],
-    )
-    def test_wrong_options(self, options: dict[str, Any], error: type[Exception], text: str) -> None:
-        """The error names the option."""
-        with pytest.raises(error, match=text):
-            DeadLetterFile(**options)
