@@ -120,7 +120,7 @@ class EventQueue:
         """Drop the oldest events until there is room for one with that excess."""
         accounts, events = self._accounts, self.events
         with accounts.lock:
-            while (excess or len(events) >= self.capacity) and events and not self.has_room(excess):
+            while not self.has_room(excess):
                 events.popleft()
                 accounts.head += 1
                 accounts.settled_own += 1

@@ -220,6 +220,16 @@ class SinkConformance:
     def _wait_for_failure(self, sink: Any, before: int = 0) -> None:
         self._wait_for(lambda: (_failures(sink) > before, None))
 
+    def _check_close(self, sink: Any, before: set[threading.Thread], trouble: str) -> None:
+        """Check that `close` ends, and the worker with it: close() also returns when it leaves a worker behind that
+        does not mind its deadline."""
+        closer = threading.Thread(target=sink.close, daemon=True)
+        closer.start()
+        closer.join(self.patience)
+        assert not closer.is_alive(), f"close() does not end although the destination is {trouble}"
+        left = self._wait_for(lambda: _workers_ended(before))
+        assert not left, f"close() has left the worker behind while the destination is {trouble}: {left}"
+
     def _asynchronous(self) -> None:
         if not issubclass(self.sink_class, AsyncioLogSink):
             pytest.skip("the sink is synchronous")
@@ -381,33 +391,29 @@ class SinkConformance:
         self.check_arrived(destination, 200)
 
     def test_closing_while_the_destination_is_down(self, destination: SinkDestination) -> None:
-        """`close` ends within the deadline, and says how many events are lost."""
+        """`close` ends within the deadline and counts what is lost; the worker gives up by itself, and its thread ends."""
         self._asynchronous()
+        before = set(threading.enumerate())
         sink = self.make_sink(destination, shutdown_timeout=0.5)
         _try(destination.break_down)
         self.log(sink, 50)
-        closer = threading.Thread(target=sink.close, daemon=True)
-        closer.start()
-        closer.join(self.patience)
-        assert not closer.is_alive(), "close() does not end although the destination is down"
+        self._check_close(sink, before, "down")
         stats = self.check_accounts(sink, 50)
         assert stats.pending == 0
         names = {name for _, name in destination.read()}
         assert stats.delivered <= len(names), "events count as delivered that the destination does not have"
 
     def test_closing_while_the_destination_is_stalled(self, destination: SinkDestination) -> None:
-        """`close` ends within the deadline there, too."""
+        """`close` ends within the deadline there, too, and so does the worker."""
         self._asynchronous()
+        before = set(threading.enumerate())
         sink = self.make_sink(destination, shutdown_timeout=0.5)
         self.log(sink, 1)
         self.flush(sink)
         _try(destination.stall)
         try:
             self.log(sink, 50, 1)
-            closer = threading.Thread(target=sink.close, daemon=True)
-            closer.start()
-            closer.join(self.patience)
-            assert not closer.is_alive(), "close() does not end although the destination is stalled"
+            self._check_close(sink, before, "stalled")
         finally:
             _try(destination.go_on)
         self.check_accounts(sink, 51)
@@ -636,6 +642,12 @@ def _failures(sink: Any) -> int:
     """How often anything has failed, as far as the statistics tell: retries count from the second attempt on."""
     stats = _stats(sink)
     return 0 if stats is None else stats.retries + (stats.last_error is not None)
+
+
+def _workers_ended(before: set[threading.Thread]) -> tuple[bool, list[str]]:
+    """Whether all threads of sinks have ended that are not among those ``before``; the destination may have its own."""
+    names = [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("mvx-logger")]
+    return not names, names
 
 
 def _has_ended(child: int) -> tuple[bool, int | None]:

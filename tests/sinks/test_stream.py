@@ -347,8 +347,10 @@ class TestLevel:
     def test_the_default(self, stderr: Written) -> None:
         """INFO."""
         sink = StreamLogSink()
-        sink.log(make_event(level=19))
-        assert stderr.getvalue() == ""
+        sink.log(make_event("low", level=19))
+        sink.log(make_event("high", level=20))
+        assert "low" not in stderr.getvalue()
+        assert "high" in stderr.getvalue()
 
 
 class TestFormats:

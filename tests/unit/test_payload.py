@@ -200,6 +200,22 @@ class TestPayload:
         result = processor.normalize_payload({"a": shared, "b": {"c": shared, "d": [shared, shared]}})
         assert result == {"a": [1], "b": {"c": [1], "d": [[1], [1]]}}
         assert result["a"] is not result["b"]["c"]
+        colour = enum.Enum("Colour", ["RED"]).RED
+        adapted = LogPayloadProcessor(log_adapter_resolver=lambda value: lambda value, verbosity: ["adapted"])
+        for tested, value in (
+            (processor, {"k": 1}),
+            (processor, (1,)),
+            (processor, {1}),
+            (processor, collections.deque([1])),
+            (processor, Point(1, 2)),
+            (processor, Pair(1, 2)),
+            (processor, Described({"k": 1})),
+            (processor, Described(types.MappingProxyType({"k": 1}))),
+            (processor, colour),
+            (adapted, object()),
+        ):
+            first, second = tested.normalize_value_for_log([value, value])
+            assert first == second != "<cycle>"
 
     def test_it_is_a_payload_processor(self) -> None:
         """A context accepts it."""
@@ -478,6 +494,12 @@ class TestCollections:
             (lambda inner: Point(inner, 1), "<Point>"),
             (lambda inner: Pair(inner, 1), "<Pair>"),
             (lambda inner: Described({"k": inner}), "<Described>"),
+            (lambda inner: {inner}, "<set>"),
+            (lambda inner: frozenset([inner]), "<frozenset>"),
+            (lambda inner: ValueError(inner), "<ValueError>"),
+            (lambda inner: {"k": inner}.values(), "<dict_values>"),
+            (lambda inner: collections.UserDict(k=inner), "<UserDict>"),
+            (lambda inner: collections.defaultdict(int, k=inner), "<defaultdict>"),
         ):
             nested: Any = "end"
             for _ in range(depth):
@@ -489,9 +511,10 @@ class TestCollections:
             shown = value_of(nested, max_depth=depth)
             assert name in str(shown)
             assert "end" not in str(shown)
-        assert value_of(ValueError("x"), max_depth=0) == "<ValueError>"
+            shown = value_of(nested, max_depth=depth + 1)
+            assert name not in str(shown)
+            assert "end" in str(shown)
         assert value_of(dt.date(2026, 5, 12), max_depth=0) == "2026-05-12"
-        assert value_of({1}, max_depth=0) == "<set>"
 
     def test_a_value_counts_as_a_payload_does(self) -> None:
         """`normalize_value_for_log` shows as many containers below the value as a payload has below itself."""

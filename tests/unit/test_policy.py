@@ -19,6 +19,7 @@ from mvx_logger.policy import (
     PatternLogEventPolicyAction,
     PatternLogEventPolicyConfig,
     PatternLogEventPolicyRuleConfig,
+    _Index,
 )
 from mvx_logger.protocols import LogEventPolicyProto
 
@@ -235,6 +236,15 @@ class TestRules:
                 meta = LogEventMeta("shop", "a", **{field: value})
                 assert tested.is_event_enabled(meta) is ask_one_by_one(given_rules, True, meta)
 
+    def test_few_of_many_rules_are_asked(self) -> None:
+        """The index finds those that may match: by the text, its beginning, its end; the others and the open ones always."""
+        index = _Index([("ab",), ("ab*",), ("*bc",), ("?x",), (), ("abc", "*c")])
+        found = {
+            value: [rule for rule in range(6) if index.find(value) >> rule & 1]
+            for value in ("ab", "abc", "a", "x", None)
+        }
+        assert found == {"ab": [0, 1, 3, 4], "abc": [1, 2, 3, 4, 5], "a": [3, 4], "x": [3, 4], None: [4]}
+
     def test_names_of_which_other_rules_speak_do_not_share_a_verdict(self) -> None:
         """What was said about an entity under one name says nothing about it under another name."""
         fillers = tuple(Rule(DENY, entity_ids=(f"x{index}",)) for index in range(40))
@@ -376,8 +386,9 @@ class TestPolicy:
         assert not tested.is_event_enabled(LogEventMeta(None, "x", 7))  # type: ignore[arg-type]
         assert tested.is_event_enabled(LogEventMeta(5, None))  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("selector", ["entity_ids", "source_paths", "source_funcs"])
     @pytest.mark.parametrize("others", [0, 50])
-    def test_an_entity_that_is_no_str_is_compared_as_its_text(self, others: int) -> None:
+    def test_a_field_that_is_no_str_is_compared_as_its_text(self, others: int, selector: str) -> None:
         """Equal values are not taken for each other: the texts of ``1``, ``1.0`` and ``True`` differ."""
 
         class Liar(str):
@@ -389,12 +400,12 @@ class TestPolicy:
             def __hash__(self) -> int:
                 raise RuntimeError
 
-        fillers = (Rule(ALLOW, entity_ids=(f"x{index}",)) for index in range(others))
-        tested = policy(*fillers, Rule(DENY, entity_ids=("1", "[[]*", "secret")))
+        fillers = (Rule(ALLOW, **{selector: (f"x{index}",)}) for index in range(others))
+        tested = policy(*fillers, Rule(DENY, **{selector: ("1", "[[]*", "secret")}))
         verdicts = {"1": False, "1.0": True, "True": True, "[2]": False, "secret": False}
-        for entity_id in (1, True, 1.0, "1", "True", [2], Liar("secret"), "secret", True, 1, 1.0) * 2:
-            meta = LogEventMeta(None, "x", entity_id)  # type: ignore[arg-type]
-            assert tested.is_event_enabled(meta) is verdicts[f"{entity_id!s}"]
+        for value in (1, True, 1.0, "1", "True", [2], Liar("secret"), "secret", True, 1, 1.0) * 2:
+            meta = LogEventMeta(None, "x", **{selector[:-1]: value})
+            assert tested.is_event_enabled(meta) is verdicts[f"{value!s}"]
 
     def test_a_name_of_a_class_of_its_own_is_the_text_that_it_holds(self) -> None:
         """Whether the plain name was seen before or not: a str is what it holds, whatever it prints as."""

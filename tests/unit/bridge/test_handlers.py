@@ -1168,6 +1168,13 @@ class TestFlush:
         assert flushed == []
         handler.flush()
         assert flushed == [3]
+        ended = threading.Thread(target=int)
+        ended.start()
+        ended.join()
+        with pytest.MonkeyPatch.context() as patch:  # as at the end of the process, which waits for all sinks anyway
+            patch.setattr(threading, "main_thread", lambda: ended)
+            handler.flush()
+        assert flushed == [3, 0]
 
     def test_not_inside_of_what_a_sink_runs(self) -> None:
         """A worker that flushes its own handler would wait for itself."""
