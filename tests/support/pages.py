@@ -21,7 +21,7 @@ class Block(NamedTuple):
 
     Attributes:
         place: The page and the line of the fence.
-        word: The word behind the fence, without braces.
+        word: The word behind the fence, without braces; empty where there is none.
         text: What is in it.
         reason: Why nobody runs it, as a comment on the page says (``<!-- not run: REASON -->``); empty for all others.
         offset: Where it begins on its page.
@@ -44,7 +44,7 @@ def read_blocks(page: Path) -> list[Block]:
         found.append(
             Block(
                 place=f"{page.relative_to(ROOT)}:{before.count(chr(10)) + 1}",
-                word=match["word"].strip().strip("{}"),
+                word=(match["word"].split() or [""])[0].strip("{}"),
                 text=textwrap.dedent(match["text"]),
                 reason=reason[1] if reason else "",
                 offset=match.start(),
