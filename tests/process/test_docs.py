@@ -36,7 +36,7 @@ _URL = re.compile(rf"(?:{'|'.join(re.escape(scheme) for scheme in _SCHEMES)}):[^
 
 
 class Job(NamedTuple):
-    """Something to carry out: where it stands, of which kind it is, and what it prints (None where the page does not say)."""
+    """Something to carry out: where it stands, its kind, and what it prints (None where the page does not say)."""
 
     place: str
     kind: str

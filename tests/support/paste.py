@@ -1,6 +1,6 @@
 """Pastes blocks of the documentation into an application that has configured logging: each into a process of its own.
 
-A script: ``paste.py DIRECTORY``. It reads jobs (a JSON list) from standard input and writes their results, in the same order.
+A script: ``paste.py DIRECTORY``. It reads jobs (a JSON list) from standard input and writes their results in that order.
 The application is set up once, with everything imported that is slow to import. Each job is a fork of it, in a directory of
 its own, without a network: names are not resolved, so whatever a sink would send stays in its queue.
 """
