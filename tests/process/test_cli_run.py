@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mvx_logger
+from fork_server import get_server
 from mvx_logger import LogEvent
 from mvx_logger.cli.run import INJECTED, make_environment, make_settings, resolve_program, split_arguments
 from mvx_logger.errors import LogConfigurationError
@@ -70,8 +69,13 @@ class Runner:
         path.write_text(textwrap.dedent(source), "utf-8")
         return str(path)
 
+    fresh = False
+    """True starts interpreters for the command and its program, instead of a fork."""
+
     def execute(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options = {"cwd": self.directory, "env": self.environment, "timeout": 60, **options}
+        if not self.fresh and command[:3] == (sys.executable, "-m", "mvx_logger.cli"):
+            return get_server().run(*command[1:], **options)
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
     def plain(self, *program: str, **options: Any) -> Outcome:
@@ -101,15 +105,6 @@ class Runner:
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if result or time.monotonic() > deadline:
-            return result
-        time.sleep(0.02)
 
 
 class TestStandardLibrary:
@@ -820,6 +815,7 @@ class TestTrouble:
 class TestTheEnd:
     def test_an_uncaught_exception_is_an_event_and_prints_as_before(self, runner: Runner) -> None:
         """Traceback and exit code are Python's own; the event is CRITICAL and holds the exception."""
+        runner.fresh = True
         routed = runner.both("def fail():\n    raise ValueError('no such order')\nfail()\n")
         assert routed.code == 1
         event = routed.one("program.failed")
@@ -831,6 +827,7 @@ class TestTheEnd:
 
     def test_a_hook_of_the_programs_own_runs_and_does_not_hide_it(self, runner: Runner) -> None:
         """A program that replaces ``sys.excepthook`` without calling ours is reported all the same."""
+        runner.fresh = True
         routed = runner.both(
             """
             import sys
@@ -964,6 +961,7 @@ class TestTheEnd:
 
     def test_an_uncaught_interrupt_is_no_failure(self, runner: Runner) -> None:
         """Ctrl-C that nobody handles is told as a warning."""
+        runner.fresh = True
         routed = runner.both("raise KeyboardInterrupt")
         assert routed.one("program.interrupted").level == 30
 
@@ -1083,6 +1081,7 @@ class TestProcesses:
 class TestInvocation:
     def test_modules_code_and_standard_input(self, runner: Runner) -> None:
         """``-m``, ``-c`` and ``-`` are handled as Python does; what follows belongs to the program."""
+        runner.fresh = True
         runner.write("import logging, sys; logging.warning('%s %s', __name__, sys.argv[1:])", "pkg/mod.py")
         for program, text, stdin in (
             (("-m", "pkg.mod", "-v", "--sink", "x"), "__main__ ['-v', '--sink', 'x']", None),
@@ -1097,6 +1096,7 @@ class TestInvocation:
 
     def test_standard_streams_are_the_programs(self, runner: Runner) -> None:
         """Standard input reaches the program, and binary output leaves it."""
+        runner.fresh = True
         routed = runner.both(
             "import sys; data = sys.stdin.buffer.read(); sys.stdout.buffer.write(data[::-1])", input="drow"
         )
@@ -1104,6 +1104,7 @@ class TestInvocation:
 
     def test_the_users_own_sitecustomize_still_runs(self, runner: Runner) -> None:
         """Ours steps aside for the one that it shadows; usercustomize follows as ever."""
+        runner.fresh = True
         runner.write(
             """
             import logging, sys
@@ -1120,11 +1121,13 @@ class TestInvocation:
 
     def test_without_one_there_is_none(self, runner: Runner) -> None:
         """The program does not see ours."""
+        runner.fresh = True
         program = "import sys; print(sys.modules.get('sitecustomize'), '_inject' in ''.join(sys.path))"
         assert runner.both(program).out == "None False\n"
 
     def test_run_from_a_checkout(self, runner: Runner) -> None:
         """Found in the working directory only, the package still serves a program that runs elsewhere."""
+        runner.fresh = True
         del runner.environment["PYTHONPATH"]
         program = runner.write("import logging; logging.warning('hello')")
         assert runner.routed(program, cwd=ROOT).texts() == ["hello"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,77 +9,7 @@ from typing import Any
 import pytest
 
 import mvx_logger
-
-PRELUDE = '''
-import asyncio, atexit, logging, multiprocessing, os, signal, sys, threading, time
-
-import mvx_logger
-from mvx_logger import AsyncioLogSink, LogEvent, LogEventMeta
-
-OUT = os.environ["EVENTS_GO_TO"]
-logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it warns of what takes long, and a fork may
-
-
-class ToFile(AsyncioLogSink):
-    """Appends "process name" lines."""
-
-    async def _on_starting(self):
-        self.fd = os.open(OUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    async def _dispatch_batch(self, events):
-        os.write(self.fd, "".join(f"{os.getpid()} {event.meta.event_name}\\n" for event in events).encode())
-
-    async def _on_stopped(self):
-        os.close(self.fd)
-
-
-class Frozen(AsyncioLogSink):
-    async def _dispatch_batch(self, events):
-        await asyncio.sleep(3600)
-
-
-class Stuck(AsyncioLogSink):
-    async def _dispatch_batch(self, events):
-        time.sleep(3600)
-
-
-def event(name):
-    return LogEvent(20, LogEventMeta("tests", str(name)), None, time.time(), {})
-'''
-
-FORK_IS_NO_NEWS = "ignore:This process:DeprecationWarning"
-
-
-class Program:
-    """Runs programs that log, and reads what arrived."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.out = directory / "events.txt"
-        (directory / "prelude.py").write_text(PRELUDE)
-
-    def run(self, code: str, *, strict: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        script = self.directory / "app.py"
-        script.write_text("from prelude import *\n" + textwrap.dedent(code))
-        package = str(Path(mvx_logger.__file__).parent.parent)
-        options = ["-W", "error", "-W", FORK_IS_NO_NEWS, "-X", "dev"] if strict else []
-        return subprocess.run(
-            [sys.executable, *options, str(script)],
-            env={**os.environ, "EVENTS_GO_TO": str(self.out), "PYTHONPATH": package},
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    def lines(self) -> list[tuple[int, str]]:
-        if not self.out.exists():
-            return []
-        pairs = [line.split(" ", 1) for line in self.out.read_text().splitlines()]
-        return [(int(process), name) for process, name in pairs]
-
-    def names(self) -> list[str]:
-        return [name for _, name in self.lines()]
+from matrix_helpers import PRELUDE, Program
 
 
 @pytest.fixture
@@ -186,11 +112,14 @@ class TestEnd:
             "atexit.register(early)\n"
         )
         (program.directory / "prelude.py").write_text("import first\n" + PRELUDE)
-        done = program.run("""
+        done = program.run(
+            """
             sink, _ = ToFile.create()
             atexit.register(lambda: sink.log(event("late")))
             sink.log(event("main"))
-        """)
+        """,
+            fresh=True,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert program.names() == ["main", "late", "early 0", "early 1", "early 2"]
 
@@ -239,7 +168,6 @@ class TestEnd:
                 stuck, _ = Stuck.create(shutdown_timeout=0.2, namespace=f"n{number}")
                 stuck.log(event("x"))
             """,
-            timeout=20,
         )
         assert done.returncode == 0
         assert done.stderr.count("lost=1") == 25
@@ -252,7 +180,6 @@ class TestEnd:
             patient.log(event("x"))
             mvx_logger.set_shutdown_timeout(0.2)
             """,
-            timeout=30,
         )
         assert done.returncode == 0
         assert "lost=1" in done.stderr
@@ -531,11 +458,11 @@ class TestFork:
         assert sorted(program.names()) == sorted(expected)
 
     def test_child_deadlocks_when_another_thread_held_a_lock(self, program: Program) -> None:
-        """A hundred forks while eight threads log, flush, and close: each child delivers, none hangs."""
+        """Forks while eight threads log, flush, and close: each child delivers, none hangs."""
         done = program.run(
             """
             OVERFLOW = mvx_logger.AsyncioLogSinkQueueOverflowPolicy.DROP_OLDEST
-            FORKS = 120
+            FORKS = 40
             sink, _ = ToFile.create(queue_max_size=50, queue_overflow_policy=OVERFLOW)
             other, _ = ToFile.create()
             over = threading.Event()
@@ -570,11 +497,10 @@ class TestFork:
                 thread.join()
             print(failed)
             """,
-            timeout=100,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
         names = Counter(name for name in program.names() if name != "noise")
-        assert names == {f"{kind} {number}": 1 for kind in ("child", "other") for number in range(120)}
+        assert names == {f"{kind} {number}": 1 for kind in ("child", "other") for number in range(40)}
 
     def test_fork_inside_of_a_running_loop(self, program: Program) -> None:
         """The child of a sink that is bound to the application's loop gets a thread and a loop of its own."""

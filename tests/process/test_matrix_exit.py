@@ -159,7 +159,8 @@ class TestLastWords:
 
     def test_hook_that_fails(self, program: Program) -> None:
         """An exception in `sys.excepthook` costs no event, also not those that the hook has logged before."""
-        done = program.run("""
+        done = program.run(
+            """
             sink, _ = ToFile.create()
             ways = ways_in(sink)
 
@@ -170,7 +171,9 @@ class TestLastWords:
 
             sys.excepthook = hook
             raise ValueError("oops")
-        """)
+        """,
+            fresh=True,
+        )
         assert done.returncode == 1
         assert "the hook itself" in done.stderr
         assert "ValueError: oops" in done.stderr

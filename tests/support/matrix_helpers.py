@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mvx_logger
+from fork_server import STRICT, get_server
 
 TIMEOUT = 60.0
 
@@ -23,6 +24,7 @@ import mvx_logger
 from mvx_logger import AsyncioLogSink, AsyncioLogSinkQueueOverflowPolicy, LogEvent, LogEventMeta, LogSinkDescriptor
 
 OUT = os.environ["EVENTS_GO_TO"]
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it warns of what takes long, and a fork may
 
 
 class ToFile(AsyncioLogSink):
@@ -52,6 +54,11 @@ class Slow(ToFile):
 class Frozen(AsyncioLogSink):
     async def _dispatch_batch(self, events):
         await asyncio.sleep(3600)
+
+
+class Stuck(AsyncioLogSink):
+    async def _dispatch_batch(self, events):
+        time.sleep(3600)
 
 
 def event(name):
@@ -84,8 +91,6 @@ def wait_until(condition):
         time.sleep(0.002)
 '''
 
-FORK_IS_NO_NEWS = "ignore:This process:DeprecationWarning"
-
 
 class Program:
     """Runs programs that log, and reads what arrived. Each may use what ``PRELUDE`` defines."""
@@ -106,11 +111,19 @@ class Program:
         script.write_text("from prelude import *\n" + textwrap.dedent(code))
         return script
 
-    def run(self, code: str, *, strict: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a script until it ends. A strict one runs in development mode, with warnings as errors."""
+    def run(self, code: str, *, strict: bool = True, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a script until it ends.
+
+        Args:
+            code: What it does, with what ``PRELUDE`` defines.
+            strict: Run it in development mode, with warnings as errors.
+            fresh: Start an interpreter for it, instead of a fork.
+        """
         script = self.write(code)
-        strictness = ["-W", "error", "-X", "dev"] if strict else []
-        return self.execute([sys.executable, *strictness, "-W", FORK_IS_NO_NEWS, str(script)])
+        flags = STRICT if strict else ()
+        if fresh:
+            return self.execute([sys.executable, *flags, str(script)])
+        return get_server(*flags).run(str(script), cwd=self.directory, env=self.environment(), timeout=TIMEOUT)
 
     def execute(
         self, command: list[str], *, stdin: str | None = None, environment: Mapping[str, str] | None = None
