@@ -170,8 +170,6 @@ class EventQueue:
             left = deadline - time.monotonic()
             if left <= 0 or not gate.acquire(timeout=left):
                 return False
-            if self.has_room(excess):
-                return True
 
     def tell_of_room(self) -> None:
         """Let those who wait look again."""

@@ -671,6 +671,40 @@ class TestLeases:
         lease.end()
         assert sink.closed_times == 0
 
+    def test_shares_of_which_a_lease_is_made(self) -> None:
+        """They are given back with it."""
+        part = lease_sink(Sink, {"destination": "part"})
+        SinkLease(object(), parts=[part]).release()
+        assert part.sink.closed_times == 1
+
+    def test_a_share_that_comes_back_while_another_one_is_taken(self) -> None:
+        """A finalizer may run under the lock: who holds that sees to the share afterwards."""
+
+        class Descriptor(LogSinkDescriptor):
+            def __hash__(self) -> int:
+                if registry._lease_lock._is_owned():
+                    first.release()
+                    seen.append(first.sink.closed_times)
+                return super().__hash__()
+
+        class Odd(Sink):
+            @classmethod
+            def build_descriptor(cls, **kwargs: Any) -> LogSinkDescriptor:
+                return Descriptor("odd", ("d",), ())
+
+        seen: list[int] = []
+        first = lease_sink(Sink, {"destination": "x"})
+        second = lease_sink(Odd, {})
+        assert seen == [0]
+        assert first.sink.closed_times == 1
+        second.release()
+
+    def test_who_waits_for_a_short_time_only(self) -> None:
+        """Whoever configures `logging` may be waited for; all others wait for a lock as long as it takes."""
+        assert registry._hold(registry._lock) is registry._lock
+        with logging._lock:  # type: ignore[attr-defined]
+            assert registry._hold(registry._lock) is not registry._lock
+
     def test_releasing_does_not_wait(self) -> None:
         """A background sink delivers what it has after the last share is back."""
         lease = lease_sink(BackgroundSink, {})

@@ -181,6 +181,9 @@ class TestRecordToEvent:
     def test_a_name_attribute_of_the_applications_own_is_kept(self) -> None:
         """_name is structlog's only where _logger is there too."""
         assert record_to_event(make_record(extra={"_name": "x"})).payload == {"_name": "x"}
+        event = record_to_event(make_record({"event": "a"}, (), extra={"_name": "x"}))
+        assert event.meta.event_namespace == "shop.orders"
+        assert event.payload == {"_name": "x", "msg": {"event": "a"}}
 
     def test_secrets_in_extra_and_arguments_are_redacted(self) -> None:
         """Without a processor of one's own the default redaction applies."""
@@ -250,9 +253,11 @@ class TestRecordToEvent:
             def __str__(self) -> str:
                 return "alice"
 
-        event = record_to_event(make_record("%s %s %s", (User(), {"a": Point(1, 2)}, Unprintable())))
+        now = datetime(2026, 5, 12, 14, 30, tzinfo=UTC)
+        event = record_to_event(make_record("%s %s %s %s", (User(), {"a": Point(1, 2)}, Unprintable(), now)))
         assert event.origin is not None
-        user, data, hostile = event.origin.args
+        user, data, hostile, moment = event.origin.args
+        assert moment == "2026-05-12T14:30:00+00:00"
         assert user == "alice"
         assert data["a"] in ([1, 2], {"x": 1, "y": 2})
         assert isinstance(hostile, str)

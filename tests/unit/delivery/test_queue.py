@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from mvx_logger.delivery import accounts as accounts_module
@@ -9,6 +11,7 @@ from mvx_logger.delivery.accounts import MARKS, Accounts
 from mvx_logger.delivery.queue import EventQueue
 from mvx_logger.delivery.sizes import EVENT_BYTES
 from mvx_logger.model import LogEvent, LogEventMeta
+from waiting import wait_until
 
 
 def make_queue(max_size: int = 1000, max_bytes: int = 1000 * EVENT_BYTES) -> tuple[EventQueue, Accounts]:
@@ -125,6 +128,32 @@ class TestTake:
         assert queue.count_bytes() == EVENT_BYTES + 100
         queue.take(1, 10**6)
         assert (queue.count_bytes(), queue.capacity) == (0, 1000)
+
+
+class TestWaitForRoom:
+    def test_it_is_over_when_time_is(self) -> None:
+        queue, _ = make_queue(max_size=1)
+        assert queue.wait_for_room(0, 0)
+        fill(queue, 0)
+        assert not queue.wait_for_room(0, 0)
+        assert not queue.wait_for_room(0, 0.001)
+
+    def test_another_may_have_taken_the_room(self) -> None:
+        """Whoever is woken looks again, and goes on waiting."""
+        queue, _ = make_queue(max_size=1)
+        fill(queue, 0)
+        answers: list[bool] = []
+        waiter = threading.Thread(target=lambda: answers.append(queue.wait_for_room(0, 60)))
+        waiter.start()
+        for _ in range(2):
+            wait_until(lambda: queue._room_waiters)
+            queue.tell_of_room()
+        wait_until(lambda: queue._room_waiters)
+        assert answers == []
+        queue.take(1, 10**6)
+        queue.tell_of_room()
+        waiter.join(60)
+        assert answers == [True]
 
 
 class TestEvict:
