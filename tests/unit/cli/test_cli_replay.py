@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +14,13 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from click.testing import CliRunner, Result
 
-from mvx_logger import AsyncioLogSink, LogEvent, LogEventMeta
-from mvx_logger.cli.commands import cli
-from mvx_logger.delivery.dead_letter import make_dead_letter, split_dead_letter
-from mvx_logger.delivery.spool import Spool, iter_spool
-from mvx_logger.formats.json import decode_event, encode_event
+from mvx_logger import AsyncioLogSink, LogEvent
+from mvx_logger.delivery.dead_letter import split_dead_letter
+from mvx_logger.delivery.spool import iter_spool
+from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.sqlite import read_events
-from mvx_logger.sinks.sqlite_store import EventStore
-from servers import wait_until
-
-
-def make_event(number: int) -> LogEvent:
-    return LogEvent(20, LogEventMeta("shop", f"event.{number}"), None, 1_780_000_000.0 + number, {"number": number})
-
-
-def make_id(number: int) -> str:
-    return f"01234567-89ab-8cde-8f01-23{number:010x}"
-
-
-def make_letter(number: int, reason: str = "refused") -> LogEvent:
-    return make_dead_letter(
-        make_event(number),
-        reason=reason,
-        error="ValueError: no",
-        sink="ShopSink",
-        delivery_id=make_id(number),
-        attempts=2,
-        at=1_780_000_100.0,
-    )
-
-
-def write_letters(path: Path, count: int, start: int = 0) -> None:
-    with path.open("ab") as file:
-        file.writelines(encode_event(make_letter(number)) + b"\n" for number in range(start, start + count))
-
-
-def write_spool(path: Path, count: int, *, label: str = "ShopSink", start: int = 0) -> list[str]:
-    """What a sink of another process has left; the delivery ids."""
-    spool = Spool(path, label=label)
-    spool.open()
-    spool.append([make_event(number) for number in range(start, start + count)])
-    spool.close()
-    return [delivery_id for delivery_id, _ in iter_spool(path)]
-
-
-def make_store(path: Path) -> None:
-    store = EventStore(path)
-    store.open()
-    store.close()
-
-
-def read_store(path: Path) -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT delivery_id, event FROM events ORDER BY id").fetchall()
-
-
-def replay(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli, ["replay", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
-
-
-def read_letters(path: Path) -> list[LogEvent]:
-    return [decode_event(line) for line in path.read_bytes().splitlines()]
+from replay_helpers import make_event, make_id, make_store, read_letters, read_store, replay, write_letters, write_spool
 
 
 class TestSpool:
@@ -198,7 +137,7 @@ class TestDeadLetters:
         make_store(tmp_path / "busy.db")
         with sqlite3.connect(tmp_path / "busy.db") as lock:
             lock.execute("BEGIN EXCLUSIVE")
-            target = f"sqlite:///{tmp_path}/busy.db?busy_timeout=0.05&retry_max_delay=0.1"
+            target = f"sqlite:///{tmp_path}/busy.db?busy_timeout=0.05&retry_max_delay=0.1&shutdown_timeout=0.1"
             result = replay(tmp_path / "dead.jsonl", "--give-up-after", "0.5", "--to", target, code=1)
             assert result.stdout == "0 delivered, 5 left\n"
             assert "nothing was delivered for 0.5 seconds" in result.stderr
@@ -210,89 +149,6 @@ class TestDeadLetters:
         assert result.stdout == "5 delivered\n"
         assert replay(tmp_path / "dead.jsonl", "--to", f"sqlite:///{tmp_path}/events.db").stdout == "5 delivered\n"
         assert [name for _, name in read_store(tmp_path / "events.db")] == [f"event.{number}" for number in range(10)]
-
-    def test_two_at_once(self, tmp_path: Path) -> None:
-        file = tmp_path / "dead.jsonl"
-        write_letters(file, 5_000)
-        first = start(file, f"sqlite:///{tmp_path}/events.db?batch_max_size=5")
-        try:
-            wait_until(lambda: len(read_store(tmp_path / "events.db")) > 5, "the first one delivers")
-            write_letters(file, 1, start=5_000)
-            assert "another replay" in replay(file, "--to", f"sqlite:///{tmp_path}/events.db", code=1).stderr
-        finally:
-            first.communicate(timeout=120)
-        assert Counter(Counter(read_store(tmp_path / "events.db")).values()) == {1: 5_000}
-
-
-def start(source: Path, target: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mvx_logger.cli", "replay", str(source), "--to", target]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def count_rows(path: Path) -> int:
-    return len(read_store(path))
-
-
-@pytest.mark.slow
-class TestKilled:
-    @pytest.mark.parametrize("kind", ["spool", "letters"])
-    def test_killed_again_and_again_it_delivers_each_event_once(self, kind: str, tmp_path: Path) -> None:
-        source, database = tmp_path / kind, tmp_path / "events.db"
-        if kind == "spool":
-            ids = write_spool(source, 3_000)
-        else:
-            write_letters(source, 3_000)
-            ids = [make_id(number) for number in range(3_000)]
-        before = 0
-        for _ in range(4):
-            running = start(source, f"sqlite:///{database}?batch_max_size=3&shutdown_timeout=1")
-            wait_until(
-                lambda before=before: database.exists() and count_rows(database) > before,
-                "it has delivered something more",
-            )
-            running.kill()
-            running.communicate()
-            before = count_rows(database)
-        replay(source, "--to", f"sqlite:///{database}")
-        found = read_store(database)
-        assert sorted(found) == sorted((delivery_id, f"event.{n}") for n, delivery_id in enumerate(ids))
-
-    def test_killed_before_anything_was_delivered(self, tmp_path: Path) -> None:
-        """At each moment between the file and the spool that is made of it, all letters are somewhere."""
-        file, database = tmp_path / "dead.jsonl", tmp_path / "events.db"
-        write_letters(file, 2_000)
-        for step in ("rename", "append", "rmtree", "unlink"):
-            code = (
-                "import os, shutil, sys\n"
-                "from mvx_logger.cli import replay\n"
-                "from mvx_logger.delivery import spool\n"
-                f"step = {step!r}\n"
-                "def die(*_, **__): os._exit(9)\n"
-                "if step == 'append': spool.Spool.append = die\n"
-                "elif step == 'rmtree': shutil.rmtree = die\n"
-                "else: setattr(os, step, die)\n"
-                f"replay.Replay({str(file)!r}, 'sqlite:///{database}').run()\n"
-            )
-            assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9, step
-        replay(file, "--to", f"sqlite:///{database}")
-        assert sorted(name for _, name in read_store(database)) == sorted(f"event.{number}" for number in range(2_000))
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_interrupted(self, number: int, tmp_path: Path) -> None:
-        source, database = tmp_path / "spool", tmp_path / "events.db"
-        write_spool(source, 20_000)
-        running = start(source, f"sqlite:///{database}?batch_max_size=2")
-        wait_until(lambda: database.exists() and count_rows(database) > 10, "it delivers")
-        running.send_signal(number)
-        out, err = running.communicate(timeout=60)
-        assert running.returncode == 128 + number, err
-        words = out.decode().replace(",", "").split()
-        told = dict(zip(words[1::2], map(int, words[::2]), strict=True))
-        assert told["delivered"] == count_rows(database)
-        left = told.get("left", 0)
-        assert told["delivered"] + left == 20_000
-        assert len(list(iter_spool(source))) == left
-        assert b"Traceback" not in err
 
 
 class TestOptions:
