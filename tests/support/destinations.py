@@ -218,8 +218,9 @@ def load_recipe(page: str, replacements: Mapping[str, str]) -> dict[str, Any]:
     for old, new in replacements.items():
         assert old in block, f"{page}.md: {old!r} is not in the recipe"
         block = block.replace(old, new)
+    block = block.replace("logging.config.dictConfig(LOGGING)", "")  # whoever asked configures, and takes it back
     names: dict[str, Any] = {}
-    exec(block, names)  # logs nothing: what it configures is in LOGGING
+    exec(block, names)
     return names["LOGGING"]
 
 
@@ -249,7 +250,8 @@ def log_three_ways(recipe: Mapping[str, Any]) -> None:
             if handler not in before[0]:
                 root.removeHandler(handler)
                 handler.close()
-        root.handlers[:], root.level = before
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
         structlog.reset_defaults()
         if configured[0]:
             structlog.configure(**configured[1])
