@@ -28,6 +28,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from fork_server import get_server
+from waiting import wait_until
 
 __all__ = [
     "NOT_THERE",
@@ -62,14 +63,6 @@ _DEADLOCK = 86
 def wait(event: threading.Event) -> None:
     """Wait for what is bound to happen."""
     assert event.wait(PATIENCE), "it did not happen"
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what is bound to become true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.002)
 
 
 # --- in the test ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import asyncio, atexit, faulthandler, gc, logging, multiprocessing, os, signal, 
 
 import mvx_logger
 from mvx_logger import AsyncioLogSink, AsyncioLogSinkQueueOverflowPolicy, LogEvent, LogEventMeta, LogSinkDescriptor
+from waiting import wait_until
 
 OUT = os.environ["EVENTS_GO_TO"]
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # in debug mode it warns of what takes long, and a fork may
@@ -82,13 +83,6 @@ def assert_true(sink):
     """The accounts are those of a sink that has delivered all that it accepted."""
     stats = sink.stats()
     assert stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.dead_lettered + stats.pending, stats
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
 '''
 
 
@@ -103,7 +97,7 @@ class Program:
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         package = str(Path(mvx_logger.__file__).parent.parent)
-        path = os.pathsep.join([package, str(self.directory)])
+        path = os.pathsep.join([package, str(self.directory), str(Path(__file__).parent)])
         return {**os.environ, "EVENTS_GO_TO": str(self.out), "PYTHONPATH": path, **(more or {})}
 
     def write(self, code: str, name: str = "app.py") -> Path:

@@ -52,13 +52,7 @@ from mvx_logger import (
     reset_logger,
 )
 from mvx_logger.registry import SinkLease, lease_sink
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
+from waiting import wait_until
 
 
 class Sink:

@@ -37,6 +37,7 @@ from mvx_logger import (
 )
 from mvx_logger.bridge import handlers
 from mvx_logger.delivery.sink import AsyncioLogSink
+from waiting import wait_until
 
 PATIENCE = 20.0
 
@@ -96,13 +97,6 @@ def _afresh() -> Iterator[None]:
     for sink in Collecting.made:
         sink.close()
     mvx_logger.reset_logger()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def within(timeout: float, function: Callable[[], object]) -> None:

@@ -10,7 +10,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from mvx_logger.bridge import handlers
 from mvx_logger.bridge.config import resolve_sink
 from mvx_logger.bridge.records import record_to_event
 from mvx_logger.selflog import SelfLogReport
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +77,6 @@ def take_root(*handlers: logging.Handler) -> logging.Logger:
     root.setLevel(1)
     root.handlers[:] = handlers
     return root
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def native(name: str = "order.created", level: int = 20, **fields: Any) -> LogEvent:

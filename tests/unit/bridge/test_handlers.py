@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -49,6 +49,7 @@ from mvx_logger.bridge.handlers import holds_module_lock, plain_options
 from mvx_logger.bridge.records import event_to_record
 from mvx_logger.delivery.sink import AsyncioLogSink
 from mvx_logger.selflog import SelfLogReport
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +89,6 @@ def take_root(*handlers: logging.Handler) -> None:
     root = logging.getLogger()
     root.setLevel(1)
     root.handlers[:] = handlers
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def run_python(code: str, *, timeout: float = 60, returncode: int | None = 0) -> subprocess.CompletedProcess[str]:
