@@ -8,7 +8,7 @@ import pytest
 
 from mvx_logger.delivery import accounts as accounts_module
 from mvx_logger.delivery.accounts import MARKS, Accounts
-from mvx_logger.delivery.queue import EventQueue
+from mvx_logger.delivery.queue import NEVER, EventQueue
 from mvx_logger.delivery.sizes import EVENT_BYTES
 from mvx_logger.model import LogEvent, LogEventMeta
 from waiting import wait_until
@@ -79,6 +79,18 @@ class TestBounds:
         queue.shut()
         assert (queue.limit, queue.wake_at) == (0, 1)
 
+    def test_a_queue_that_is_not_open(self) -> None:
+        """What becomes of an event is decided elsewhere, and no caller waits for room."""
+        queue = EventQueue(1, EVENT_BYTES, Accounts())
+        assert (queue.limit, queue.wake_at, queue.is_open) == (0, NEVER, False)
+        for _ in range(2):
+            fill(queue, 0, 0)
+            assert queue.has_room(0)
+            queue.open(fast=True)
+            assert (queue.limit, queue.wake_at) == (1, NEVER)
+            assert not queue.has_room(0)
+            queue.shut()
+
 
 class TestTake:
     @pytest.mark.parametrize(
@@ -101,6 +113,10 @@ class TestTake:
         assert accounts.head == taken
         assert queue.count_bytes() == (3 - taken) * EVENT_BYTES + (10 if taken < 2 else 0)
 
+        queue.take(3, 10**6)
+        events = fill(queue, 0, 10, 0)  # others have left the queue before these
+        assert queue.take(3, max_bytes) == events[:taken]
+
     def test_small_events_are_bounded_by_bytes_too(self) -> None:
         queue, _ = make_queue()
         fill(queue, 0, 0, 0)
@@ -111,7 +127,7 @@ class TestTake:
     def test_what_is_given_back_is_charged_again(self) -> None:
         """In front, in its order, with the excess of each, the last one included; taken again, nothing is left."""
         queue, accounts = make_queue()
-        excesses = (7, 0, 30)
+        excesses = (7, 5, 30)
         events = fill(queue, *excesses)
         charges = dict(zip(map(id, events), excesses, strict=True))
         before = queue.count_bytes()
@@ -123,7 +139,7 @@ class TestTake:
         assert (accounts.head, accounts.settled_own) == (0, 0)
         assert queue.count_bytes() == before + EVENT_BYTES + 100
         queue.take(1, 10**6)
-        assert queue.count_bytes() == 3 * EVENT_BYTES + 130
+        assert queue.count_bytes() == 3 * EVENT_BYTES + 135
         queue.take(2, 10**6)
         assert queue.count_bytes() == EVENT_BYTES + 100
         queue.take(1, 10**6)
