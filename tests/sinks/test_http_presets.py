@@ -258,6 +258,11 @@ two_of_them = pytest.mark.parametrize("name", ["loki", "otlp"])
 
 @pytest.mark.slow
 class TestTrouble:
+    @pytest.fixture(params=["loki", "splunk"])
+    def name(self, request: pytest.FixtureRequest) -> str:
+        """One that deduplicates and one that does not; all of them at night."""
+        return str(request.param)
+
     def test_killed(self, preset: Preset, tmp_path: Path) -> None:
         """The server is killed and comes back: every event arrives."""
         with (

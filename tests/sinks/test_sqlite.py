@@ -212,6 +212,12 @@ def finish(*processes: subprocess.Popen[str]) -> None:
         assert process.returncode == 0
 
 
+# Events of each of eight threads, of each of four processes, and how often a process is killed; many more at night.
+EACH = 1_500
+SHARE = 1_000
+ROUNDS = 4
+
+
 class TestOptions:
     """The constructor, the descriptor, the URL."""
 
@@ -349,12 +355,12 @@ class TestRows:
 class TestDelivery:
     """The sink on its way to the file."""
 
-    def test_100_000_events_from_8_threads_arrive_in_order_per_thread(self, path: pathlib.Path) -> None:
+    def test_events_from_8_threads_arrive_in_order_per_thread(self, path: pathlib.Path) -> None:
         """None lost, none twice; the ids are the order of acceptance."""
         with running(path, queue_max_size=200_000, shutdown_timeout=60.0) as sink:
 
             def work(writer: int) -> None:
-                for n in range(12_500):
+                for n in range(EACH):
                     sink.log(make_event("tick", payload={"w": writer, "n": n}))
 
             threads = [threading.Thread(target=work, args=(writer,)) for writer in range(8)]
@@ -363,25 +369,25 @@ class TestDelivery:
             for thread in threads:
                 thread.join()
             assert sink.flush(60)
-            assert sink.stats().delivered == 100_000
+            assert sink.stats().delivered == 8 * EACH
         found = numbers(path)
         for writer in range(8):
-            assert [n for w, n in found if w == writer] == list(range(12_500))
+            assert [n for w, n in found if w == writer] == list(range(EACH))
         with sqlite(path) as raw:
-            assert raw.execute("SELECT count(*), min(id), max(id) FROM events").fetchone() == (100_000, 1, 100_000)
+            assert raw.execute("SELECT count(*), min(id), max(id) FROM events").fetchone() == (8 * EACH, 1, 8 * EACH)
             assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
     @pytest.mark.parametrize("flag", ["early", "late"])
     def test_four_processes_write_into_one_file_at_once(self, path: pathlib.Path, flag: str) -> None:
         """Also when all of them find it missing at the same moment."""
-        writers = [start_writer(w, 3_000, flag, path=str(path)) for w in range(4)]
+        writers = [start_writer(w, SHARE, flag, path=str(path)) for w in range(4)]
         release(*writers)
         finish(*writers)
         found = numbers(path)
-        assert len(found) == 12_000
+        assert len(found) == 4 * SHARE
         for writer in range(4):
-            assert [n for w, n in found if w == writer] == list(range(3_000))
+            assert [n for w, n in found if w == writer] == list(range(SHARE))
         assert not list(path.parent.glob("*-wal"))
 
     def test_two_tables_share_a_file(self, path: pathlib.Path) -> None:
@@ -813,7 +819,7 @@ class TestDeliveryIds:
     def test_kill_9_and_the_disk_queue(self, path: pathlib.Path) -> None:
         """Every event whose log() had returned is in the store once, after any number of crashes."""
         logged: list[int] = []
-        for round_ in range(12):
+        for round_ in range(ROUNDS):
             process = subprocess.Popen(
                 [sys.executable, "-c", KILLED, str(path), str(round_ * 1_000_000), "go"],
                 stdout=subprocess.PIPE,
@@ -827,7 +833,7 @@ class TestDeliveryIds:
         found = [n for _, n in numbers(path)]
         assert len(found) == len(set(found))
         assert set(logged) <= set(found)
-        for round_ in range(12):
+        for round_ in range(ROUNDS):
             mine = [n for n in found if n // 1_000_000 == round_]
             assert mine == list(range(round_ * 1_000_000, round_ * 1_000_000 + len(mine)))
 
@@ -1459,7 +1465,7 @@ class TestRetention:
         before = path.stat().st_size
         assert before > 20_000_000
         with opened(path, retention_max_bytes=2_000_000, retention_interval=0) as store:
-            for _ in range(12):
+            for _ in range(ROUNDS):
                 store.write([make_event("new")])
         assert path.stat().st_size < 3_000_000
         found = stored(path)
