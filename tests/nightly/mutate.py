@@ -4,7 +4,7 @@
 
 A copy of the repository gets one small change at a time: a comparison moves its boundary, a condition is negated, a number
 grows or shrinks by one, a statement goes. Then the tests run until the first failure. Each change that survives is printed
-as a diff: a test is missing, the line does nothing, or nobody could see the difference. Needs a system with ``fork``.
+as a diff: a test is missing, the line does nothing, or nobody could see the difference.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import difflib
 import os
 import random
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist")
@@ -72,30 +70,15 @@ def changed(node: ast.AST, field: str, value: object) -> ast.AST:
 
 
 def passes(directory: Path, tests: list[str], seconds: float) -> bool:
-    """Run the tests in a child; one that takes too long has noticed the change, too."""
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            os.setsid()
-            os.chdir(directory)
-            os.environ.update(PYTHONPATH=str(directory), PYTHONDONTWRITEBYTECODE="1", CI="1")
-            sys.path.insert(0, str(directory))
-            sys.dont_write_bytecode = True
-            for stream in (1, 2):
-                os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-            code = int(pytest.main([*OPTIONS, *tests]))
-        finally:
-            os._exit(code)  # whatever was raised: what is below on the stack is the parent's
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    """Run the tests; where they take too long, they have noticed the change, too."""
+    environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "CI": "1"}
+    command = [sys.executable, "-m", "pytest", *OPTIONS, *tests]
+    try:
+        return not subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, timeout=seconds
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def main() -> None:

@@ -286,3 +286,50 @@ class TestWaiters:
         assert not accounts.finish(2, 0, delivered=True)
         assert (accounts.inflight, accounts.delivered, accounts.settled_own) == (2, 0, 0)
         assert not accounts.dropped
+
+
+class TestDisk:
+    def test_what_a_run_leaves_is_waited_for_until_the_next_one_has_it(self) -> None:
+        """One event is enough. What the next run finds is counted as recovered, what others took as handed over."""
+        accounts = Accounts()
+        accounts.head = 3
+        accounts.take_over(0)
+        accounts.spooled = 3
+        waiter = accounts.add_waiter(0)
+        assert waiter is not None
+        accounts.lose_spooled(2, 0, "expired")
+        assert (accounts.spooled, accounts.settled_own) == (1, 2)
+        accounts.finish_all()
+        assert waiter.recovered is None
+        assert accounts.has_left_behind()
+        assert not waiter.done.is_set()
+        later = accounts.add_waiter(0)
+        assert later is not None
+        accounts.take_over(1)
+        assert not later.done.is_set()
+        accounts.spooled, accounts.inflight = -1, 1  # its writer has not counted it yet
+        assert accounts.tell(0).spooled == 0
+        accounts.spooled = 0
+        accounts.deliver(1)
+        accounts.finish(0, 1, delivered=True)
+        assert waiter.done.is_set()
+        assert not accounts.remove_waiter(waiter)  # two are lost
+        assert accounts.remove_waiter(later)
+        stats = accounts.tell(0)
+        assert (stats.accepted, stats.delivered, stats.dropped, stats.recovered) == (3, 1, {"expired": 2}, 0)
+
+    def test_what_others_leave_and_take(self) -> None:
+        """Both are said to whoever flushes: what others took may be delivered or not."""
+        accounts = Accounts()
+        accounts.take_over(2)
+        assert accounts.tell(0).recovered == 2
+        waiter = accounts.add_waiter(0)
+        assert waiter is not None
+        accounts.lose_spooled(0, 1, "expired")
+        assert not waiter.done.is_set()
+        accounts.finish_all()
+        accounts.take_over(0)
+        assert waiter.done.is_set()
+        assert accounts.handed_over == 1
+        assert not accounts.remove_waiter(waiter)
+        assert accounts.tell(0).accepted == 1
