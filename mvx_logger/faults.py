@@ -156,7 +156,8 @@ def _describe(info: inspect.Type) -> str:
     choices = _choices(info)
     if choices:
         return f"one of {', '.join(map(repr, choices))}"
-    name: str = _NAMES.get(type(info)) or getattr(getattr(info, "cls", None), "__name__", "another type")
+    foreign: str = getattr(getattr(info, "cls", None), "__name__", "another type")
+    name = _NAMES.get(type(info), foreign)
     return " and ".join([f"{name} {bounds[0]}", *bounds[1:]] if (bounds := _bounds(info)) else [name])
 
 
