@@ -25,7 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 # swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
 # more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
 LONGEST = 180.0
-pytest_plugins = ["left_out"]
+pytest_plugins = ["left_out", "needs"]
 _stderr = pytest.StashKey[int]()
 
 

@@ -33,10 +33,10 @@ from mvx_logger import (
 from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.amqp import AmqpLogSink
-from rabbitmq_server import RabbitMq, Reader, why_not
+from rabbitmq_server import RabbitMq, Reader, needs_rabbitmq
 from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = needs_rabbitmq
 
 Make = Callable[..., AmqpLogSink]
 _numbers = itertools.count()

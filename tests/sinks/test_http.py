@@ -42,7 +42,8 @@ from mvx_logger.sinks.http import (
     show_url,
 )
 from mvx_logger.sinks.memory import MemoryLogSink
-from servers import WAIT, Certificates, Proxy, Server, find_free_port, find_program, make_certificates, wait_until
+from needs import check, find_program, needs_package, needs_program
+from servers import WAIT, Certificates, Proxy, Server, find_free_port, make_certificates, wait_until
 
 
 @pytest.fixture
@@ -681,7 +682,7 @@ class ProxyServer(Server):
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyServer]:
-    pytest.importorskip("proxy", reason="proxy.py is not installed")
+    check(needs_package("proxy", pip="proxy.py"))
     with ProxyServer(tmp_path_factory.mktemp("proxy")) as server:
         yield server
 
@@ -778,7 +779,7 @@ class Nginx(Server):
         return [find_program("nginx") or "", "-p", str(self.directory), "-c", "nginx.conf"]
 
 
-@pytest.mark.skipif(find_program("nginx") is None, reason="there is no nginx")
+@needs_program("nginx", debian="nginx-light")
 class TestBehindNginx:
     def test_what_is_too_large_is_split(self, receiver: Receiver, make_sink: Any, tmp_path: Path) -> None:
         with Nginx(tmp_path / "nginx", receiver.port) as nginx:

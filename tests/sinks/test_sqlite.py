@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,6 +29,7 @@ from mvx_logger.model import LogEvent, LogEventMeta, LogEventOrigin, LogExceptio
 from mvx_logger.sinks import sqlite_store
 from mvx_logger.sinks.sqlite import SqliteLogSink, SqliteStoreError, read_events, read_summary
 from mvx_logger.sinks.sqlite_store import APPLICATION_ID, COLUMNS, EventStore, event_to_row, row_to_event
+from needs import needs_program
 
 MOMENT = 1_778_596_225.000123  # 2026-05-12T14:30:25.000123Z
 
@@ -1832,7 +1832,7 @@ def test_the_table_has_the_documented_columns(path: pathlib.Path) -> None:
         assert "events_delivery_id" in plan[0][3]
 
 
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the sqlite3 shell is not installed")
+@needs_program("sqlite3", debian="sqlite3")
 def test_the_sqlite3_shell_reads_a_store_that_is_being_written(path: pathlib.Path) -> None:
     """The first thing that people try."""
     with running(path) as sink:

