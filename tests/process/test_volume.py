@@ -162,6 +162,8 @@ class TestVolume:
             log_all(SinkHandler(LoggerSink("volume_target")))
         finally:
             target.removeHandler(handler)
+            target.setLevel(logging.NOTSET)
+            target.propagate = True
         check(stream.getvalue().splitlines())
 
     def test_through_contexts(self):
