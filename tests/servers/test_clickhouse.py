@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -410,21 +408,6 @@ class TestTrouble:
             survive(sink, lambda: read(server), disturb, exactly_once=True, times=5)
 
     @pytest.mark.slow
-    def test_events_survive_a_password_that_is_changed_and_back(
-        self, own_server: ClickHouseServer, make_sink: Any
-    ) -> None:
-        own_server.set_user(password="one")
-        sink = make_sink(own_server.url, username="default", password="one")
-
-        def disturb() -> None:
-            own_server.set_user(password="two")
-            retries = sink.stats().retries
-            wait_until(lambda: sink.stats().retries > retries + 1, "it is refused")
-            own_server.set_user(password="one")
-
-        survive(sink, lambda: read(own_server), disturb, exactly_once=True)
-
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings", ["<readonly>1</readonly>", "<max_memory_usage>1000</max_memory_usage>"], ids=["readonly", "memory"]
     )
@@ -446,42 +429,6 @@ class TestTrouble:
         with Proxy(modern.port) as proxy:
             sink = make_sink(f"http://127.0.0.1:{proxy.port}", table="lost", batch_max_size=50)
             survive(sink, lambda: read(modern, "lost"), lambda: drop_busy(proxy, sink), exactly_once=True, times=4)
-
-    def test_a_sink_starts_before_its_server_and_ends_without_it(self, tmp_path: Path, make_sink: Any) -> None:
-        check(needs_clickhouse)
-        server = ClickHouseServer(tmp_path / "clickhouse")
-        sink = make_sink(server.url)
-        log_all(sink, make_events(10))
-        wait_until(lambda: sink.stats().retries > 0, "nobody is there")
-        with server:
-            assert sink.flush(WAIT)
-            check_arrived(lambda: read(server), 10, exactly_once=True)
-            other = make_sink(server.url, shutdown_timeout=0.2, table="other")
-            server.freeze()
-            other.log(make_event(0))
-            start = time.monotonic()
-            other.close()
-            assert time.monotonic() - start < 10
-            assert other.stats().dropped == {"shutdown": 1}
-            server.thaw()
-
-    def test_a_forked_child_logs_too(self, server: ClickHouseServer, make_sink: Any) -> None:
-        sink = make_sink(server.url)
-        log_all(sink, make_events(10))
-        assert sink.flush(WAIT)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                log_all(sink, make_events(10, 10))
-                code = 0 if sink.flush(WAIT) else 2
-                sink.close()
-            finally:
-                os._exit(code)
-        log_all(sink, make_events(10, 20))
-        assert sink.flush(WAIT)
-        assert os.waitpid(pid, 0)[1] == 0
-        check_arrived(lambda: read(server), 30, exactly_once=True, in_order=False)
 
     def test_a_connection_lost_while_it_looks_at_the_table_is_an_outage(self, make_sink: Any) -> None:
         with Receiver(Documents()) as receiver:

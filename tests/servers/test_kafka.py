@@ -17,13 +17,13 @@ import pytest
 import mvx_logger
 from destinations import (
     PATIENT,
-    check_arrived,
     load_recipe,
     log_three_ways,
     make_event,
     make_events,
     make_rich_events,
     survive,
+    wait_for_error,
 )
 from kafka_server import Gate, KafkaServer, ObjectStore, Producer, needs_kafka
 from mvx_logger import LogEvent, LogEventMeta, MemoryLogSink, selflog
@@ -79,14 +79,6 @@ def log_all(sink: KafkaLogSink, events: list[LogEvent]) -> None:
     for event in events:
         sink.log(event)
     assert sink.flush(timeout=WAIT), sink.stats()
-
-
-def wait_for_error(sink: KafkaLogSink, text: str) -> None:
-    wait_until(lambda: text in (sink.stats().last_error or ""), f"the last error tells of {text!r}")
-
-
-def drop(proxy: Proxy) -> None:
-    proxy.drop()
 
 
 def read_numbers(server: KafkaServer, topic: str = "logs") -> list[int]:
@@ -344,7 +336,7 @@ class TestTrouble:
             server.restart()
             server.make_topic("logs")
             sink = make_sink(server, delivery_timeout=30.0)
-            survive(sink, server.read_names, lambda: drop(proxy), times=6, exactly_once=True, is_noticed=False)
+            survive(sink, server.read_names, proxy.drop, times=6, exactly_once=True, is_noticed=False)
             assert proxy.connections > 6
             sink.close()
 
@@ -368,17 +360,6 @@ class TestTrouble:
             survive(sink, read, change, count=600, exactly_once=False)
             sink.close()
 
-    def test_down_at_the_start(self, lasting: KafkaServer, make_sink: Any) -> None:
-        """The sink starts, says why nothing goes, and delivers when the broker is there."""
-        lasting.kill()
-        sink = make_sink(lasting)
-        for event in make_events(10):
-            sink.log(event)
-        wait_for_error(sink, "Connection refused")
-        lasting.start()
-        assert sink.flush(timeout=WAIT)
-        check_arrived(lasting.read_names, 10, exactly_once=False)
-
     def test_another_broker_is_asked(self, server: KafkaServer, make_sink: Any) -> None:
         """One of those that are named is enough."""
         log_all(make_sink(servers=[f"127.0.0.1:{find_free_port()}", server.address]), make_events(3))
@@ -398,24 +379,6 @@ class TestTrouble:
         stats = sink.stats()
         assert stats.delivered + sum(stats.dropped.values()) == 500
         assert stats.dropped
-
-    def test_a_fork(self, server: KafkaServer, make_sink: Any) -> None:
-        """Parent and child log through the same sink, each with a producer of its own; the child ends as it should."""
-        sink = make_sink(server)
-        log_all(sink, make_events(3))
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                for event in make_events(3, 3):
-                    sink.log(event)
-                status = 0 if sink.flush(timeout=WAIT) else 2
-                sink.close()
-            finally:
-                os._exit(status)
-        log_all(sink, make_events(3, 6))
-        assert os.waitpid(child, 0)[1] == 0
-        assert sorted(read_numbers(server)) == list(range(9))
 
     def test_on_the_loop_of_an_application(self, server: KafkaServer) -> None:
         """Nothing of the client is left on it."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +16,9 @@ import pytest
 from msgspec import structs
 
 import mvx_logger
-from destinations import PATIENT, load_recipe, log_three_ways, make_event, make_events, make_rich_events
+from destinations import PATIENT, load_recipe, log_three_ways, make_event, make_events, make_rich_events, wait_for_error
 from destinations import survive as survive_on
-from mosquitto_server import PASSWORD, USER, Mosquitto, Subscriber, get_id, needs_mosquitto
+from mosquitto_server import Mosquitto, Subscriber, get_id, needs_mosquitto
 from mvx_logger import (
     AsyncioLogSinkState,
     FallbackSink,
@@ -74,13 +72,6 @@ def deliver(sink: Any, *events: LogEvent) -> None:
     for event in events:
         sink.log(event)
     assert sink.flush(timeout=WAIT), sink.stats()
-
-
-def wait_for_error(sink: Any, pattern: str) -> str:
-    """The last error of a sink, once it is one that fits."""
-    return wait_until(
-        lambda: (error := sink.stats().last_error) and re.search(pattern, error) and error, f"an error like {pattern}"
-    )
 
 
 def survive(sink: MqttLogSink, reader: Subscriber, disturb: Callable[[], None], **options: Any) -> None:
@@ -308,39 +299,6 @@ class TestTrouble:
             survive(sink, reader, proxy.drop, times=5, is_noticed=False)
             assert proxy.connections >= 2
             sink.close()
-
-    def test_the_password_is_changed_and_changed_back(self, tmp_path: Path, make: Make) -> None:
-        with (
-            Mosquitto(tmp_path / "broker", with_password=True) as broker,
-            Subscriber(broker.port, login=(USER, PASSWORD)) as reader,
-            Proxy(broker.port) as proxy,
-        ):
-            sink = make(port=proxy.port, username=USER, password=PASSWORD)
-
-            def change() -> None:
-                proxy.refuse()
-                proxy.drop()
-                broker.set_password("other")
-                broker.reload()
-                proxy.refuse(False)
-                wait_for_error(sink, "refuses the connection: not authorized")
-                broker.set_password(PASSWORD)
-                broker.reload()
-
-            survive(sink, reader, change)
-            sink.close()
-
-    def test_the_broker_comes_after_the_sink(self, tmp_path: Path, make: Make) -> None:
-        broker = Mosquitto(tmp_path / "late")
-        sink = make(port=broker.port, retry_max_delay=5.0, retry_delay=5.0)
-        for event in make_events(50):
-            sink.log(event)
-        wait_for_error(sink, "Connect call failed")
-        assert sink.stats().pending == 50
-        with broker:
-            assert sink.flush(timeout=WAIT)
-            sink.close()
-            assert sink.stats().delivered == 50
 
     def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time(self, broker: Mosquitto, make: Make) -> None:
         sink = make(port=broker.port, connect_timeout=0.2, delivery_timeout=None, shutdown_timeout=0.2)
@@ -639,33 +597,6 @@ class TestTls:
 
 
 class TestLife:
-    def test_a_forked_child_logs_too(self, broker: Mosquitto, reader: Subscriber, make: Make) -> None:
-        sink = make(port=broker.port)
-        deliver(sink, make_event(0))
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                for number in range(1, 100):
-                    sink.log(make_event(number))
-                status = 0 if sink.flush(timeout=WAIT) else 2
-            finally:
-                os._exit(status)
-        for number in range(100, 200):
-            sink.log(make_event(number))
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert sink.flush(timeout=WAIT)
-        reader.wait_for(200)
-        assert Counter(name for _, name in reader.read_ids()) == Counter(f"order.{n}" for n in range(200))
-        assert len({delivery_id for delivery_id, _ in reader.read_ids()}) == 200
-
-    def test_it_stops_and_starts_again(self, broker: Mosquitto, reader: Subscriber, make: Make) -> None:
-        sink = make(port=broker.port)
-        deliver(sink, make_event(0))
-        sink.stop().wait(WAIT)
-        deliver(sink, make_event(1))
-        assert len(reader.wait_for(2)) == 2
-
     def test_on_the_loop_of_an_application(self, broker: Mosquitto, reader: Subscriber) -> None:
         async def run() -> None:
             sink = MqttLogSink(host="127.0.0.1", port=broker.port, **PATIENT)

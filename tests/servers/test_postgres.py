@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import shutil
 import socket
@@ -820,22 +819,6 @@ class TestTrouble:
                 exactly_once=True, times=5, is_noticed=False,
             )  # fmt: skip
 
-    @pytest.mark.slow
-    def test_password_changed_and_changed_back(self, server: PostgresServer, table: str) -> None:
-        """While the password is another one nothing is lost; the reason is told, and the password is not."""
-
-        def change() -> None:
-            server.run("ALTER ROLE logger PASSWORD 'another'")
-            terminate_all(server)
-            try:
-                wait_until(lambda: "password authentication failed" in str(sink.stats().last_error), "it is told")
-            finally:
-                server.run(f"ALTER ROLE logger PASSWORD '{SECRET}'")
-
-        with open_sink(server, table=table) as sink:
-            survive(sink, make_reader(server, table), change, exactly_once=True)
-            assert SECRET not in str(sink.stats())
-
     def test_locked_for_longer_than_a_statement_may_take(self, server: PostgresServer, table: str) -> None:
         """A lock on the table makes attempts fail after statement_timeout; when it is gone, all arrives."""
 
@@ -920,18 +903,6 @@ class TestTrouble:
             assert sink.stats().delivered == 3
 
     @pytest.mark.slow
-    def test_down_at_the_start(self, own_server: PostgresServer) -> None:
-        """A sink starts while its server is down, and delivers when that is up."""
-        own_server.kill()
-        with open_sink(own_server) as sink:
-            for event in make_events(50):
-                sink.log(event)
-            wait_until(lambda: sink.stats().retries > 1, "it is tried again")
-            own_server.start()
-            assert sink.flush(timeout=WAIT)
-        check_arrived(make_reader(own_server, "events"), 50, exactly_once=True, in_order=False)
-
-    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["frozen", "killed"])
     def test_close_with_a_dead_server(self, own_server: PostgresServer, how: str) -> None:
         """close() ends in time, and counts what was left."""
@@ -947,24 +918,6 @@ class TestTrouble:
         assert took < 15
         stats = sink.stats()
         assert (stats.accepted, stats.delivered, sum(stats.dropped.values()), stats.pending) == (11, 1, 10, 0)
-
-    def test_fork(self, server: PostgresServer, table: str) -> None:
-        """The child's events arrive over a connection of its own, and the parent's go on."""
-        with open_sink(server, table=table) as sink:
-            deliver(sink, make_event(0))
-            child = os.fork()
-            if child == 0:
-                status = 1
-                with contextlib.suppress(BaseException):
-                    for event in make_events(100, start=100):
-                        sink.log(event)
-                    status = 0 if sink.flush(timeout=WAIT) else 2
-                os._exit(status)
-            deliver(sink, *make_events(99, start=1))
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            deliver(sink, *make_events(10, start=200))
-            assert sink.stats().retries == 0
-        check_arrived(make_reader(server, table), 210, exactly_once=True, in_order=False)
 
     async def test_on_the_loop_of_the_application(self, server: PostgresServer, table: str) -> None:
         """Constructed where a loop runs, it works there, and ends with it."""

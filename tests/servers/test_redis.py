@@ -6,10 +6,8 @@ import asyncio
 import json
 import logging
 import logging.config
-import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,13 +18,13 @@ import pytest
 import mvx_logger
 from destinations import (
     PATIENT,
-    check_arrived,
     load_recipe,
     log_three_ways,
     make_event,
     make_events,
     make_rich_events,
     survive,
+    wait_for_error,
 )
 from mvx_logger import (
     AsyncioLogSinkState,
@@ -93,13 +91,6 @@ def deliver(sink: Any, *events: LogEvent) -> None:
     for event in events:
         sink.log(event)
     assert sink.flush(timeout=WAIT), sink.stats()
-
-
-def wait_for_error(sink: Any, pattern: str) -> str:
-    """The last error of a sink, once it is one that fits."""
-    return wait_until(
-        lambda: (error := sink.stats().last_error) and re.search(pattern, error) and error, f"an error like {pattern}"
-    )
 
 
 def make_read(server: RedisServer, key: str = "logs") -> Callable[[], list[tuple[str, str]]]:
@@ -307,22 +298,6 @@ class TestTrouble:
 
             survive(sink, make_read(server), refuse, times=2, exactly_once=False, count=1_000)
 
-    def test_the_password_is_changed_and_changed_back(self, own: RedisServer, make: Make) -> None:
-        with own.connect() as client:
-            client.config_set("requirepass", "first")
-        own.password = "first"
-        sink = make(port=own.port, password="first")
-
-        def change() -> None:
-            with own.connect() as client:
-                client.config_set("requirepass", "second")
-                client.client_kill_filter(_type="normal", skipme=True)
-            wait_for_error(sink, "AuthenticationError")
-            with own.connect(password="second") as client:
-                client.config_set("requirepass", "first")
-
-        survive(sink, make_read(own), change, exactly_once=False)
-
     def test_a_right_is_taken_and_given_back(self, own: RedisServer, make: Make) -> None:
         with own.connect() as client:
             client.execute_command("ACL", "SETUSER", "logger", "on", ">pw", "~logs", "+xadd")
@@ -378,17 +353,6 @@ class TestTrouble:
         sink.log(make_event(1))
         wait_for_error(sink, "NoPermissionError")
         assert sink.stats().delivered == 0
-
-    def test_the_server_comes_after_the_sink(self, tmp_path: Path, make: Make) -> None:
-        server = RedisServer(tmp_path / "late")
-        sink = make(port=server.port)
-        for event in make_events(50):
-            sink.log(event)
-        wait_for_error(sink, "ConnectionError.*connecting")
-        assert sink.stats().pending == 50
-        with server:
-            assert sink.flush(timeout=WAIT)
-            check_arrived(make_read(server), 50, exactly_once=True)
 
     def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time(self, own: RedisServer, make: Make) -> None:
         sink = make(port=own.port, connect_timeout=0.2, delivery_timeout=None, shutdown_timeout=0.1)
@@ -794,27 +758,6 @@ class TestSentinels:
 
 
 class TestLife:
-    def test_a_forked_child_logs_too(self, server: RedisServer, make: Make) -> None:
-        sink = make(port=server.port)
-        deliver(sink, make_event(0))
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                for number in range(1, 100):
-                    sink.log(make_event(number))
-                status = 0 if sink.flush(timeout=WAIT) else 2
-            finally:
-                os._exit(status)
-        for number in range(100, 200):
-            sink.log(make_event(number))
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert sink.flush(timeout=WAIT)
-        with server.connect() as client:
-            found = read_stream(client)
-        assert Counter(document["event"] for _, document in found) == Counter(f"order.{n}" for n in range(200))
-        assert len({name for name, _ in found}) == 200
-
     def test_it_stops_and_starts_again(self, server: RedisServer, make: Make) -> None:
         sink = make(port=server.port)
         deliver(sink, make_event(0))

@@ -21,8 +21,8 @@ from mvx_logger.bridge.records import record_to_event
 from servers import WAIT, wait_until
 
 PATIENT: dict[str, Any] = {
-    "retry_delay": 0.05,
-    "retry_max_delay": 0.5,
+    "retry_delay": 0.01,
+    "retry_max_delay": 0.1,
     "delivery_timeout": 5.0,
     "batch_max_size": 200,
     "queue_max_size": 100_000,
@@ -97,7 +97,7 @@ class Load:
         pause: Seconds between two events of a thread.
     """
 
-    def __init__(self, sink: Any, count: int = 2_000, *, threads: int = 2, pause: float = 0.001) -> None:
+    def __init__(self, sink: Any, count: int = 1_000, *, threads: int = 2, pause: float = 0.001) -> None:
         self.sink = sink
         self.count = count
         self.errors: list[BaseException] = []
@@ -141,7 +141,7 @@ def survive(
     read: Callable[[], Sequence[tuple[str, str]]],
     disturb: Callable[[], None],
     *,
-    count: int = 2_000,
+    count: int = 1_000,
     times: int = 1,
     exactly_once: bool,
     in_order: bool = True,
@@ -201,6 +201,13 @@ def check_arrived(
         for parity in (0, 1):  # by thread
             own = [number for number in numbers if number % 2 == parity]
             assert own == sorted(own), "the order has changed"
+
+
+def wait_for_error(sink: Any, pattern: str) -> str:
+    """Return the last error of a sink, once it is one that fits."""
+    return wait_until(
+        lambda: (error := sink.stats().last_error) and re.search(pattern, error) and error, f"an error like {pattern}"
+    )
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "destinations"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from servers import WAIT, Certificates, Server, find_free_port, wait_until
 
 needs_mosquitto = needs_program("mosquitto", debian="mosquitto")
 USER, PASSWORD = "shop", "wide-open"
+_numbers = itertools.count()  # the broker keeps what each subscriber has not read
 
 
 class Mosquitto(Server):
@@ -127,7 +129,11 @@ class Subscriber:
         self._topic = topic
         self._qos = qos
         self._subscribed = threading.Event()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="subscriber", protocol=mqtt.MQTTv5)
+        self._marks = 0
+        self._came: set[str] = set()
+        self._client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2, client_id=f"subscriber-{next(_numbers)}", protocol=mqtt.MQTTv5
+        )
         if login is not None:
             self._client.username_pw_set(*login)
         self._client.on_connect = self._on_connect
@@ -149,7 +155,17 @@ class Subscriber:
         self._subscribed.set()
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        self.messages.append(message)
+        if message.topic.rpartition("/")[2].startswith("mark-"):
+            self._came.add(message.topic)
+        else:
+            self.messages.append(message)
+
+    def catch_up(self) -> None:
+        """Wait until everything that the broker has taken so far is here: what a client publishes now comes behind it."""
+        self._marks += 1
+        mark = f"{self._topic.removesuffix('#')}mark-{self._marks}"
+        self._client.publish(mark, qos=1)
+        wait_until(lambda: mark in self._came, "the subscriber has caught up")
 
     def read_ids(self) -> list[tuple[str, str]]:
         """Delivery id and event name of each."""
