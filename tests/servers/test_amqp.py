@@ -389,7 +389,8 @@ class TestTrouble:
             wait_for_error(sink, "ACCESS_REFUSED")
             node.control("set_permissions", "limited", ".*", ".*", ".*")
 
-        survive(sink, reader, change)
+        # A right may be missing for the routing key of one event only: while that is found out, others may pass it.
+        survive(sink, reader, change, in_order=False)
 
     def test_a_memory_alarm_makes_events_wait(self, node: RabbitMq, make: Make, reader: Reader, proxy: Proxy) -> None:
         sink = make(port=proxy.port, delivery_timeout=1.0, retry_max_delay=0.2)
