@@ -180,6 +180,7 @@ class Subscriber:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # else the pair that wakes its thread is open until it is collected
 
     def __enter__(self) -> Subscriber:
         return self

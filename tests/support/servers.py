@@ -46,6 +46,10 @@ def is_open(port: int, host: str = "127.0.0.1") -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+FIRST_PIDS: dict[int, int] = {}
+"""By the process of a server that was started again: the first one."""
+
+
 class Server:
     """A server in a process of its own. It ends with the test process at the latest.
 
@@ -65,6 +69,7 @@ class Server:
         self.port = find_free_port()
         self.log = directory / "output.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._first_pid: int | None = None
 
     # What a subclass says.
 
@@ -115,6 +120,9 @@ class Server:
                 cwd=self.directory,
                 start_new_session=True,
             )
+        # A test may restart a server that lives longer than the test: it leaves the same child behind.
+        self._first_pid = self._first_pid or self._process.pid
+        FIRST_PIDS[self._process.pid] = self._first_pid
         try:
             wait_until(self._has_started, f"{type(self).__name__} serves")
         except AssertionError as err:
