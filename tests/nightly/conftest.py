@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fork_server import end_of_fork_servers as end_of_fork_servers
 from fork_server import fork_servers as fork_servers
 
 _TESTS = Path(__file__).parents[1]

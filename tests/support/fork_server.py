@@ -152,14 +152,19 @@ def get_server(*flags: str) -> ForkServer:
     return _servers[flags]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def fork_servers() -> Iterator[None]:
-    """Started before the first test of a folder that uses them: no test leaves a child behind."""
-    get_server()
-    get_server(*STRICT)
+@pytest.fixture(scope="session")
+def end_of_fork_servers() -> Iterator[None]:
+    """They end with the test session."""
     yield
     while _servers:
         _servers.popitem()[1].close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_servers(end_of_fork_servers: None) -> None:
+    """Started before the first test of a module that uses them: no test leaves a child behind."""
+    get_server()
+    get_server(*STRICT)
 
 
 # --- in the server -------------------------------------------------------------------------------------------------
