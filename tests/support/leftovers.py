@@ -1,0 +1,144 @@
+"""What a test can leave behind in its process: the state before it, and how that differs from the state after it."""
+
+from __future__ import annotations
+
+import _signal
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+# kind -> name -> value
+State = dict[str, dict[Any, Any]]
+
+# How long a thread, a child or a connection may take to end after the test.
+PATIENCE = 1.0
+# What a fixture of a wider scope may end while a test is torn down.
+_MAY_END = {"descriptor", "thread", "child"}
+_MISSING = "(nothing)"
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})[:31]
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    try:
+        names = os.listdir("/proc/self/fd")
+    except FileNotFoundError:  # not Linux
+        return {}
+    for name in names:
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one that listed the others
+            pass
+    return found
+
+
+def _children() -> dict[int, str]:
+    found = {}
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/children", "rb", buffering=0) as file:
+                for child in file.read().split():
+                    found[int(child)] = "running or not waited for"
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        pass
+    return found
+
+
+def _loggers() -> dict[str, Any]:
+    """The loggers that are not as `getLogger` makes them. A library that is imported meanwhile may add a `NullHandler`."""
+    found = {}
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        if type(logger) is logging.PlaceHolder:
+            continue
+        if logger.level or logger.handlers or logger.filters or logger.disabled or not logger.propagate:
+            handlers = tuple(handler for handler in logger.handlers if type(handler) is not logging.NullHandler)
+            state = (logger.level, handlers, tuple(logger.filters), logger.disabled, logger.propagate)
+            if state != (0, (), (), False, True):
+                found[logger.name] = dict(
+                    zip(("level", "handlers", "filters", "disabled", "propagate"), state, strict=True)
+                )
+    return found
+
+
+def _globals() -> dict[str, Any]:
+    structlog = sys.modules.get("structlog")
+    return {
+        "logging.disable": logging.root.manager.disable,
+        "logging.getLogRecordFactory": logging.getLogRecordFactory(),
+        "logging.getLoggerClass": logging.getLoggerClass(),
+        "logging.raiseExceptions": logging.raiseExceptions,
+        "logging.lastResort": logging.lastResort,
+        "sys.excepthook": sys.excepthook,
+        "sys.unraisablehook": sys.unraisablehook,
+        "sys.path": tuple(sys.path),
+        "sys.stdin, stdout, stderr": (sys.stdin, sys.stdout, sys.stderr),
+        "threading.excepthook": threading.excepthook,
+        "warnings.showwarning": warnings.showwarning,
+        "working directory": os.getcwd(),
+        "structlog.is_configured": structlog is not None and structlog.is_configured(),
+    }
+
+
+def take() -> State:
+    environment = os.environ._data.copy()  # type: ignore[attr-defined]  # encoded: decoding it all takes longer than all the rest
+    environment.pop(b"PYTEST_CURRENT_TEST", None)
+    return {
+        "descriptor": _descriptors(),
+        "thread": {thread: thread.name for thread in threading.enumerate()},
+        "child": _children(),
+        "signal handler": {number: _signal.getsignal(number) for number in _SIGNALS},
+        "logger": _loggers(),
+        "environment": environment,
+        "global": _globals(),
+    }
+
+
+def changes(before: State, after: State) -> list[tuple[str, Any, Any, Any]]:
+    """(kind, name, value before, value after) of what was added or changed."""
+    found = []
+    for kind, were in before.items():
+        are = after[kind]
+        if were == are:
+            continue
+        names = are if kind in _MAY_END else were | are
+        for name in names:
+            old, new = were.get(name, _MISSING), are.get(name, _MISSING)
+            if old != new:
+                found.append((kind, name, old, new))
+    return found
+
+
+def extend(before: State, found: list[tuple[str, Any, Any, Any]]) -> None:
+    """These changes are legitimate: a fixture that lives longer than the test has made them."""
+    for kind, name, _, new in found:
+        before[kind][name] = new
+
+
+def left_behind(before: State) -> list[str]:
+    """What is still there when all that only takes a moment has ended."""
+    end = time.monotonic() + PATIENCE
+    wait = 0.001
+    while found := changes(before, take()):
+        if time.monotonic() > end:
+            return [_tell(*change) for change in found]
+        del found  # it may be what holds a descriptor
+        gc.collect()
+        time.sleep(wait)
+        wait = min(2 * wait, 0.5)
+    return []
+
+
+def _tell(kind: str, name: Any, old: Any, new: Any) -> str:
+    if kind == "thread":
+        return f"thread {name!r}, target {getattr(name, '_target', None)!r}"
+    if kind in _MAY_END and old is _MISSING:
+        return f"{kind} {name}: {new}"
+    if isinstance(name, signal.Signals):
+        name = name.name
+    return f"{kind} {name}: {old!r} before, {new!r} after"
