@@ -77,6 +77,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     """A test that leaves something behind fails: when all its fixtures have ended, which is after all of its finalizers."""
     _watch(item.config)  # a failure has ended both watches
     result = yield
+    leftovers.restore_loggers(item.stash[_before])
     if found := leftovers.left_behind(item.stash[_before]):
         pytest.fail("the test leaves behind:\n" + "\n".join(found), pytrace=False)
     return result

@@ -21,6 +21,7 @@ PATIENCE = 1.0
 # What a fixture of a wider scope may end while a test is torn down.
 _MAY_END = {"descriptor", "thread", "child"}
 _MISSING = "(nothing)"
+_AS_MADE = {"level": 0, "handlers": (), "filters": (), "disabled": False, "propagate": True}
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})[:31]
 
 
@@ -59,7 +60,7 @@ def _loggers() -> dict[str, Any]:
         if logger.level or logger.handlers or logger.filters or logger.disabled or not logger.propagate:
             handlers = tuple(handler for handler in logger.handlers if type(handler) is not logging.NullHandler)
             state = (logger.level, handlers, tuple(logger.filters), logger.disabled, logger.propagate)
-            if state != (0, (), (), False, True):
+            if state != tuple(_AS_MADE.values()):
                 found[logger.name] = dict(
                     zip(("level", "handlers", "filters", "disabled", "propagate"), state, strict=True)
                 )
@@ -132,6 +133,23 @@ def left_behind(before: State) -> list[str]:
         time.sleep(wait)
         wait = min(2 * wait, 0.5)
     return []
+
+
+def restore_loggers(before: State) -> None:
+    """Configuring loggers is what many tests are about; every logger is put back here, in one place for all of them."""
+    were = before["logger"]
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        if type(logger) is logging.PlaceHolder:
+            continue
+        state = were.get(logger.name, _AS_MADE)
+        if logger.level != state["level"]:
+            logger.setLevel(state["level"])  # it clears the caches of all loggers
+        kept = [handler for handler in logger.handlers if type(handler) is logging.NullHandler]
+        logger.handlers[:] = [*state["handlers"], *kept]
+        logger.filters[:] = state["filters"]
+        logger.disabled, logger.propagate = state["disabled"], state["propagate"]
+    if logging.root.manager.disable != before["global"]["logging.disable"]:
+        logging.disable(before["global"]["logging.disable"])
 
 
 def _tell(kind: str, name: Any, old: Any, new: Any) -> str:
