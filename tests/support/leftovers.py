@@ -22,7 +22,8 @@ PATIENCE = 1.0
 _MAY_END = {"descriptor", "thread", "child"}
 _MISSING = "(nothing)"
 _AS_MADE = {"level": 0, "handlers": (), "filters": (), "disabled": False, "propagate": True}
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})[:31]
+# SIGALRM is pytest-timeout's.
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGALRM})[:30]
 
 
 def _descriptors() -> dict[int, str]:
@@ -148,6 +149,7 @@ def restore_loggers(before: State) -> None:
         logger.handlers[:] = [*state["handlers"], *kept]
         logger.filters[:] = state["filters"]
         logger.disabled, logger.propagate = state["disabled"], state["propagate"]
+    logging.setLoggerClass(before["global"]["logging.getLoggerClass"])  # structlog's factory sets one
     if logging.root.manager.disable != before["global"]["logging.disable"]:
         logging.disable(before["global"]["logging.disable"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import textwrap
 import threading
 from pathlib import Path
@@ -96,6 +97,7 @@ TREE = """
 @pytest.fixture(autouse=True)
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])  # the command adds the directory that it is in
 
 
 def check(text: str, name: str = "logging.toml", code: int = 0) -> Result:

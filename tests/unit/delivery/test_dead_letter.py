@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -225,6 +226,21 @@ class TestAsDeadLetterSink:
 
 
 class TestDeadLetterFile:
+    @pytest.fixture(autouse=True)
+    def _close_all(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Close the files at the end: nothing has to be closed while a test runs."""
+        files: list[DeadLetterFile] = []
+        create = DeadLetterFile.__init__
+
+        def create_and_remember(self: DeadLetterFile, *args: Any, **kwargs: Any) -> None:
+            create(self, *args, **kwargs)
+            files.append(self)
+
+        monkeypatch.setattr(DeadLetterFile, "__init__", create_and_remember)
+        yield
+        for file in files:
+            file.close()
+
     def test_it_is_in_the_file_when_log_returns(self, tmp_path: Path) -> None:
         """One line of JSON each; nothing has to be flushed or closed."""
         path = tmp_path / "deep" / "down" / "dead.jsonl"
