@@ -437,6 +437,24 @@ def _close_quietly(fd: int) -> None:
             pass
 
 
+def _create(path: str, flags: int) -> int:
+    """Create a file and open it; interrupted (by a signal handler that raises), there is neither file nor descriptor."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o600)
+    except OSError:
+        raise
+    except BaseException:
+        # The system call may be done, and its result is lost: a descriptor that nobody else could close.
+        with suppress(OSError):
+            identity = _get_identity(os.stat(path))
+            for fd in map(int, os.listdir("/dev/fd")):
+                with suppress(OSError):
+                    if _get_identity(os.fstat(fd)) == identity:
+                        os.close(fd)
+            os.unlink(path)
+        raise
+
+
 def _list(directory: str) -> tuple[set[str], dict[str, list[tuple[int, str]]]]:
     """The epochs that have a cursor, and number and kind of the files of each epoch that has others."""
     cursors: set[str] = set()
@@ -1206,7 +1224,7 @@ class Spool:
         """Make the cursor of an epoch; False when another process looks at it just now, and is going to remove it."""
         path = os.path.join(self._directory, f"{name}.cursor")
         with _claim_lock:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o600)
+            fd = _create(path, os.O_RDWR)
             is_claimed = False
             try:
                 identity = _get_identity(os.fstat(fd))
@@ -1635,7 +1653,7 @@ class Spool:
             self._close_active()
         own.last_number += 1
         segment = _Segment(self._directory, own.name, own.last_number)
-        fd = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _OPEN_FLAGS, 0o600)
+        fd = _create(segment.path, os.O_WRONLY | os.O_APPEND)
         self._fd, self._active = fd, segment
         self._fresh.append(segment)
         if self._fsync:

@@ -800,9 +800,8 @@ class TestBehindNginx:
 
             def disturb() -> None:
                 behind.kill()
-                retries = sink.stats().retries
-                wait_until(lambda: sink.stats().retries > retries, "it is noticed")
-                assert "502 Bad Gateway" in sink.stats().last_error
+                # An answer that was on its way may have been torn first.
+                wait_until(lambda: "502 Bad Gateway" in str(sink.stats().last_error), "nginx reports it")
                 behind.start()
 
             survive(sink, behind.read, disturb, exactly_once=False)

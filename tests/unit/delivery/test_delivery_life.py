@@ -925,8 +925,9 @@ class TestDeadline:
             with selflog_reports():
                 await sink.stop()
 
+        before = threading.active_count()
         asyncio.run(asyncio.wait_for(main(), TIMEOUT))
-        wait_until(lambda: threading.active_count() < 3)
+        wait_until(lambda: threading.active_count() <= before)
 
 
 class TestStragglers:
