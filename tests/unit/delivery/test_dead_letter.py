@@ -229,14 +229,14 @@ class TestDeadLetterFile:
     @pytest.fixture(autouse=True)
     def _close_all(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Close the files at the end: nothing has to be closed while a test runs."""
-        files: list[DeadLetterFile] = []
-        create = DeadLetterFile.__init__
+        files: set[DeadLetterFile] = set()
+        write = DeadLetterFile._write
 
-        def create_and_remember(self: DeadLetterFile, *args: Any, **kwargs: Any) -> None:
-            create(self, *args, **kwargs)
-            files.append(self)
+        def write_and_remember(self: DeadLetterFile, line: bytes) -> None:
+            files.add(self)
+            write(self, line)
 
-        monkeypatch.setattr(DeadLetterFile, "__init__", create_and_remember)
+        monkeypatch.setattr(DeadLetterFile, "_write", write_and_remember)
         yield
         for file in files:
             file.close()
