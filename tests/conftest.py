@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import leftovers
 import mvx_logger
 from mvx_logger import selflog
 
@@ -26,9 +25,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 # swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
 # more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
 LONGEST = 180.0
-pytest_plugins = ["left_out", "needs"]
+pytest_plugins = ["left_out", "leftovers", "needs"]
 _stderr = pytest.StashKey[int]()
-_before = pytest.StashKey[leftovers.State]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,36 +49,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what pytest itself does to loggers and output
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    item.stash[_before] = leftovers.take()
-    return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """What a fixture of a wider scope starts may stay until the fixture ends."""
-    item = request._pyfuncitem
-    if fixturedef.scope == "function" or _before not in item.stash:
-        return (yield)
-    before = leftovers.take()
-    try:
-        return (yield)
-    finally:
-        leftovers.extend(item.stash[_before], leftovers.changes(before, leftovers.take()))
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that leaves something behind fails: when all its fixtures have ended, which is after all of its finalizers."""
     _watch(item.config)  # a failure has ended both watches
-    result = yield
-    leftovers.restore_loggers(item.stash[_before])
-    if found := leftovers.left_behind(item.stash[_before]):
-        pytest.fail("the test leaves behind:\n" + "\n".join(found), pytrace=False)
-    return result
+    return (yield)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,4 +1,7 @@
-"""What a test can leave behind in its process: the state before it, and how that differs from the state after it."""
+"""A plugin of pytest: a test that leaves something behind in its process fails. `conftest.py` loads it.
+
+Loggers are an exception. Configuring them is what many tests are about, so all of them are put back here, after each test.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Generator
 from typing import Any
+
+import pytest
 
 # kind -> name -> value
 State = dict[str, dict[Any, Any]]
@@ -21,6 +27,7 @@ PATIENCE = 1.0
 # What a fixture of a wider scope may end while a test is torn down.
 _MAY_END = {"descriptor", "thread", "child"}
 _MISSING = "(nothing)"
+_before = pytest.StashKey[State]()
 _AS_MADE = {"level": 0, "handlers": (), "filters": (), "disabled": False, "propagate": True}
 # SIGALRM is pytest-timeout's.
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGALRM})[:30]
@@ -168,3 +175,35 @@ def _tell(kind: str, name: Any, old: Any, new: Any) -> str:
     if isinstance(name, signal.Signals):
         name = name.name
     return f"{kind} {name}: {old!r} before, {new!r} after"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what pytest itself does to loggers and output
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[_before] = take()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """What a fixture of a wider scope starts may stay until the fixture ends."""
+    item = request._pyfuncitem
+    if fixturedef.scope == "function" or _before not in item.stash:
+        return (yield)
+    before = take()
+    try:
+        return (yield)
+    finally:
+        extend(item.stash[_before], changes(before, take()))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Look when all fixtures of the test have ended."""
+    result = yield
+    if _before in item.stash:
+        restore_loggers(item.stash[_before])
+        if found := left_behind(item.stash[_before]):
+            pytest.fail("the test leaves behind:\n" + "\n".join(found), pytrace=False)
+    return result
