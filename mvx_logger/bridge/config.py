@@ -1009,7 +1009,8 @@ class _UndoLogging:
             logger: (logger.level, logger.propagate, logger.disabled, list(logger.handlers), list(logger.filters))
             for logger in _all_loggers()
         }
-        self._names = dict(logging._handlers)  # type: ignore[attr-defined]
+        # Weak values: without items(), a handler that is collected meanwhile is a KeyError.
+        self._names = dict(logging._handlers.items())  # type: ignore[attr-defined]
         self._list = list(logging._handlerList)  # type: ignore[attr-defined]
         handlers = {handler for was in self._loggers.values() for handler in was[3]} | set(self._names.values())
         self._handlers = [(entry, entry.level, entry.formatter, list(entry.filters)) for entry in handlers]

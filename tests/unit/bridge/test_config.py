@@ -207,7 +207,7 @@ def state() -> Any:
             (entry.name, entry.level, entry.propagate, entry.disabled, list(entry.handlers), list(entry.filters))
             for entry in loggers
         ],
-        dict(logging._handlers),  # type: ignore[attr-defined]
+        dict(logging._handlers.items()),  # type: ignore[attr-defined]
         list(logging._handlerList),  # type: ignore[attr-defined]
         {thread.ident for thread in worker_threads()},
     )
@@ -1035,6 +1035,22 @@ class TestAllOrNothing:
             "loggers": {"tests.config": {"handlers": ["pipeline"], "level": "WARNING", "propagate": False}},
         },
     }
+
+    def test_a_handler_that_is_collected_meanwhile(self) -> None:
+        """`logging` refers to handlers weakly: one that nobody else has may go at any moment."""
+        alive = []
+
+        class Name(str):
+            def __hash__(self) -> int:  # whoever looks the handler up comes too late
+                alive.clear()
+                return super().__hash__()
+
+        handler = logging.Handler()
+        logging._handlers[Name("gone")] = handler  # type: ignore[attr-defined]
+        alive.append(handler)
+        del handler
+        configure(self.FIRST)
+        assert not alive
 
     @pytest.mark.parametrize(("wrong", "text"), WRONG, ids=[text[:40] for _, text in WRONG])
     def test_wrong_last_item_changes_nothing(self, wrong: dict[str, Any], text: str) -> None:
