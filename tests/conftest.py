@@ -17,8 +17,9 @@ import mvx_logger
 from mvx_logger import selflog
 
 # Times say little on a shared machine. The profile for CI draws the same examples in every run.
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
+settings.register_profile("nightly", settings.get_profile("dev"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
 
 # pytest-timeout raises an exception in the main thread, once for a test. One that hangs all the same (in a finalizer, which

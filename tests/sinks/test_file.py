@@ -33,6 +33,7 @@ from mvx_logger.formats.json import decode_lines
 from mvx_logger.model import LogEvent, LogEventMeta, LogException
 from mvx_logger.sinks import file as file_module
 from mvx_logger.sinks.file import FileLogSink, LogFile, LoggingFileConfig, RotationPolicy
+from repetitions import often
 
 MOMENT = 1_778_596_225.0  # 2026-05-12 14:30:25 UTC
 DAY = 86400.0
@@ -318,7 +319,7 @@ class TestRotationPolicy:
         st.floats(0, 4e9),
         st.floats(0, 4e9),
     )
-    @settings(max_examples=100)
+    @settings(max_examples=often(100))
     def test_periods_follow_each_other(self, every: Any, a: float, b: float, c: float) -> None:
         """Between two moments of one period there is no other period."""
         low, middle, high = sorted((a, b, c))
@@ -752,7 +753,7 @@ class TestRotation:
         limit=st.integers(1, 60),
         text=st.booleans(),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=often(60), deadline=None)
     def test_rotation_by_size_keeps_every_event_whole_and_in_order(
         self, batches: list[list[int]], limit: int, text: bool, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -1472,7 +1473,7 @@ class TestTroubleThatPasses:
         rooms=st.lists(st.integers(0, 120), max_size=8),
         limit=st.none() | st.integers(1, 200),
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     def test_a_disk_that_fills_up_again_and_again(
         self,
         batches: list[list[int]],
@@ -1512,7 +1513,7 @@ class TestTroubleThatPasses:
         rooms=st.lists(st.integers(0, 400), max_size=8),
         limit=st.none() | st.integers(1, 600),
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     def test_a_full_disk_and_a_file_that_may_only_grow(
         self,
         batches: list[list[int]],

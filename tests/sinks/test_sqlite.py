@@ -30,6 +30,7 @@ from mvx_logger.sinks import sqlite_store
 from mvx_logger.sinks.sqlite import SqliteLogSink, SqliteStoreError, read_events, read_summary
 from mvx_logger.sinks.sqlite_store import APPLICATION_ID, COLUMNS, EventStore, event_to_row, row_to_event
 from needs import needs_program
+from repetitions import often
 
 MOMENT = 1_778_596_225.000123  # 2026-05-12T14:30:25.000123Z
 
@@ -252,13 +253,13 @@ class TestRows:
     """`event_to_row`, `row_to_event`."""
 
     @given(events)
-    @settings(max_examples=100)
+    @settings(max_examples=often(100))
     def test_event_to_row_to_event_restores_everything(self, event: LogEvent) -> None:
         """Times to the last bit, payloads with all their types."""
         assert row_to_event(event_to_row(event, process_id=7)) == event
 
     @given(batch=st.lists(events, max_size=6))
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=often(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_a_store_gives_back_what_was_written(
         self, batch: list[LogEvent], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -838,7 +839,7 @@ class TestDeliveryIds:
             assert mine == list(range(round_ * 1_000_000, round_ * 1_000_000 + len(mine)))
 
     @given(batches=st.lists(st.lists(st.integers(0, 60), unique=True, max_size=30), max_size=8))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=often(50), deadline=None)
     def test_of_any_batches_the_first_of_each_id_stays(
         self, batches: list[list[int]], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -879,7 +880,7 @@ class TestManyRowsAtOnce:
     AT_ONCE = sqlite_store._ROWS_AT_ONCE
 
     @given(pool=st.lists(events, min_size=1, max_size=5), sizes=st.lists(st.integers(0, 3 * AT_ONCE), max_size=4))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=often(25), deadline=None)
     def test_any_number_of_any_events_comes_back(
         self, pool: list[LogEvent], sizes: list[int], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -928,7 +929,7 @@ class TestManyRowsAtOnce:
             max_size=6,
         )
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=often(25), deadline=None)
     def test_of_large_batches_the_first_of_each_id_stays(
         self, ranges: list[range], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -1626,7 +1627,7 @@ class TestReading:
         st.text(), st.text(), st.text(), st.text(st.characters(exclude_characters='"\0'), min_size=1),
         st.none() | st.text() | st.floats(allow_nan=False) | st.booleans() | st.integers(-(2**63), 2**63 - 1),
     )  # fmt: skip
-    @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=often(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_no_filter_is_taken_for_sql(
         self, filled: pathlib.Path, namespace: str, event: str, text: str, key: str, value: Any
     ) -> None:
@@ -1806,7 +1807,7 @@ class TestSummary:
             read_summary(path, **wrong)
 
     @given(buckets=st.integers(1, 200), bucket_seconds=st.none() | st.floats(0.5, 5000))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=often(20), deadline=None)
     def test_the_counts_add_up(self, filled: pathlib.Path, buckets: int, bucket_seconds: float | None) -> None:
         """Every event is in one stretch, and no more stretches than were asked for."""
         summary = read_summary(filled, buckets=buckets, bucket_seconds=bucket_seconds)

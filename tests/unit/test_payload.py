@@ -39,6 +39,7 @@ from mvx_logger.errors import LogSinkNotFoundError
 from mvx_logger.guard import is_internal
 from mvx_logger.payload import DEFAULT_REDACT_KEYS, REDACTED, LogPayloadProcessor, LogVerbosityLevel
 from mvx_logger.protocols import LogPayloadProcessorProto, LogSinkDescriptor
+from repetitions import often
 
 PLAIN = (dict, list, str, int, float, bool, type(None), bytes)
 
@@ -1837,7 +1838,7 @@ def without_marks(value: Any) -> Any:
 
 
 class TestProperties:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=often(150), deadline=None)
     @given(values, st.booleans(), st.integers(1, 12), st.integers(0, 6), st.sampled_from([3, 200]))
     def test_only_plain_bounded_data_comes_out(
         self, value: Any, unbounded: bool, max_items: int, max_depth: int, max_str_len: int
@@ -1856,14 +1857,14 @@ class TestProperties:
         assert_bounded(tested.normalize_payload(value), tested, 0)
         assert tested.normalize_fields({"x": value}).keys() == {"x"}
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=often(120), deadline=None)
     @given(values)
     def test_what_was_normalized_stays_what_it_is(self, value: Any) -> None:
         """Normalizing again changes nothing but the marks of what was cut."""
         once = processor.normalize_payload({"x": value})
         assert without_marks(processor.normalize_payload(once)) == without_marks(once)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     @given(
         st.recursive(
             st.none() | st.integers() | st.text(max_size=300),
@@ -1877,7 +1878,7 @@ class TestProperties:
         assert value == before
         assert not {id(part) for part in containers_in(value)} & {id(part) for part in containers_in(result)}
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     @given(
         st.dictionaries(
             st.text(max_size=20).filter(lambda key: key.lower() not in DEFAULT_REDACT_KEYS),
@@ -1893,7 +1894,7 @@ class TestProperties:
         assert processor.normalize_payload(types.MappingProxyType(payload)) == payload
         assert list(processor.normalize_payload(payload)) == list(payload)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     @given(st.dictionaries(keys, st.integers(), max_size=10))
     def test_no_value_is_lost_whatever_the_keys_become(self, payload: dict[Any, int]) -> None:
         """As many keys come out as went in."""

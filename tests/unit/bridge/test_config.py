@@ -60,6 +60,7 @@ from mvx_logger.bridge.config import (
 )
 from mvx_logger.delivery.dead_letter import as_dead_letter_sink
 from mvx_logger.sinks.dead_letter import DeadLetterFile
+from repetitions import often
 
 RECORDING = "test_config.Recording"
 MIRRORED = "test_config.Mirrored"
@@ -1227,7 +1228,7 @@ junk_configs = st.dictionaries(
 
 
 class TestJunk:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=often(150), deadline=None)
     @given(junk_configs)
     def test_junk_is_refused_with_one_kind_of_error_and_changes_nothing(self, config: Any) -> None:
         """Whatever is wrong: a LogConfigurationError that names a path, or a TypeError."""
@@ -1243,7 +1244,7 @@ class TestJunk:
             root.handlers.clear()
             root.setLevel("WARNING")
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=often(120), deadline=None)
     @given(json_values)
     def test_junk_as_a_sink(self, spec: Any) -> None:
         """Likewise."""
@@ -1252,7 +1253,7 @@ class TestJunk:
         except (LogConfigurationError, TypeError):
             pass
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=often(120), deadline=None)
     @given(
         st.text(alphabet="smefilqt:/?#[]@&=%.,0 é\n", max_size=25), st.sampled_from(["", "file:", "memory:", "sqlite:"])
     )

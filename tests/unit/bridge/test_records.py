@@ -44,6 +44,7 @@ from mvx_logger.bridge.records import (
     record_to_event,
     render_message,
 )
+from repetitions import often
 
 TASK_NAME = "taskName" in logging.LogRecord("", 0, "", 0, "", (), None).__dict__
 
@@ -486,7 +487,7 @@ class TestNonsense:
         ),
         st.sampled_from(["template", "message"]),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=often(150), deadline=None)
     def test_any_nonsense_becomes_an_event_of_the_right_types(self, attributes: dict[str, Any], name: Any) -> None:
         """Whatever makeLogRecord is given: an event comes out, typed as the model says, and a record of it again."""
         record = logging.LogRecord("n", 20, "p", 1, "m", (), None)
@@ -498,7 +499,7 @@ class TestNonsense:
         assert record_to_event(back) is event
 
     @given(st.sets(st.sampled_from(sorted(logging.LogRecord("", 0, "", 0, "", (), None).__dict__))))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     def test_missing_attributes(self, names: set[str]) -> None:
         """A record that lost some of its attributes still becomes an event."""
         record = make_record(extra={"a": 1})
@@ -825,7 +826,7 @@ def records_with_arguments(draw: st.DrawFn) -> logging.LogRecord:
 
 class TestRoundTrip:
     @given(records_with_arguments())
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=often(120), deadline=None)
     def test_record_event_record(self, record: logging.LogRecord) -> None:
         """Everything that a record says is there again when it comes back."""
         event = record_to_event(record)
@@ -847,7 +848,7 @@ class TestRoundTrip:
             assert formatter.format(back) == formatter.format(copied)
 
     @given(records_with_arguments())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=often(100), deadline=None)
     def test_event_record_event(self, record: logging.LogRecord) -> None:
         """The record carries its event: it gives back the very same one."""
         event = record_to_event(record)
@@ -871,7 +872,7 @@ class TestRoundTrip:
             st.dictionaries(st.one_of(st.text(max_size=8), st.sampled_from(["name", "msg", "args", "message"])), PLAIN),
         )
     )
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=often(120), deadline=None)
     def test_a_native_event_is_the_same_after_the_round(self, event: LogEvent) -> None:
         """native event -> record -> event is the identity, also through copy and pickle."""
         record = event_to_record(event)

@@ -47,6 +47,7 @@ from mvx_logger import (
 )
 from mvx_logger.delivery.sizes import EVENT_BYTES, measure_excess
 from mvx_logger.formats.json import decode_lines
+from repetitions import often
 
 Policy = AsyncioLogSinkQueueOverflowPolicy
 Make = Callable[..., Any]
@@ -531,7 +532,7 @@ class TestBytes:
         assert all(len([n for n in batch if n.isdigit() and int(n) % 3]) <= 3 for batch in to.batches)
         assert ["huge"] in to.batches
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=often(50), deadline=None)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),

@@ -55,6 +55,7 @@ from mvx_logger.delivery import sink as sink_module
 from mvx_logger.delivery import spool as spool_module
 from mvx_logger.delivery.dead_letter import split_dead_letter
 from mvx_logger.guard import find_offer
+from repetitions import often
 
 TIMEOUT = 20.0
 """Seconds after which something that has to happen has not happened."""
@@ -806,11 +807,11 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestModel:
     def test_random_operations(self) -> None:
         """Nothing is lost without being counted, whatever happens in any order."""
-        run(SinkMachine, 60)
+        run(SinkMachine, often(120))
 
     def test_random_operations_with_a_spool(self) -> None:
         """Nothing that is on the disk is lost either, when processes end, are killed and share it."""
-        run(DurableSinkMachine, 80)
+        run(DurableSinkMachine, often(160))
 
 
 def run(machine: type[SinkMachine], examples: int) -> None:

@@ -41,6 +41,7 @@ from mvx_logger.bridge.structlog import PipelineRenderer, StructlogLoggerFactory
 from mvx_logger.delivery.sizes import EVENT_BYTES, measure_excess
 from mvx_logger.guard import internal, mark, offers
 from mvx_logger.model import LIGHT_TEXT
+from repetitions import often
 
 Emit = Callable[..., None]
 """Logs one event with a name and a payload."""
@@ -153,7 +154,7 @@ class TestEveryWayIn:
         emit_to_memory = way(memory) if way is not by_structlog else emit
 
         @given(st.sampled_from(["event", "e" * 100, "e" * 250, "e" * 300]), PAYLOADS)
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=often(60), deadline=None)
         def look(name: str, payload: dict[str, Any]) -> None:
             if way is by_structlog:
                 configure_log_context("shop.orders", log_sink=memory)
@@ -340,7 +341,7 @@ class TestPlainEvent:
         st.sets(st.sampled_from(NAMES), max_size=2),
         st.dictionaries(st.from_regex(r"b[a-z]{1,5}", fullmatch=True), VALUES, max_size=2),
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=often(300), deadline=None)
     def test_it_is_the_same_event(
         self,
         text: str,

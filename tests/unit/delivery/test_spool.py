@@ -43,6 +43,7 @@ from mvx_logger.delivery.spool import (
 from mvx_logger.errors import LoggerError
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogStack
+from repetitions import often
 
 ALL = 1 << 40
 
@@ -1320,7 +1321,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert expected.items() <= found.items()
 
 
-SpoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+SpoolMachine.TestCase.settings = settings(max_examples=often(60), stateful_step_count=40)
 
 
 class TestLaws(SpoolMachine.TestCase):

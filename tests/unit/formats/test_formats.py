@@ -34,6 +34,7 @@ from mvx_logger.formats.json import (
 )
 from mvx_logger.formats.text import TextFormatter, event_message, event_title
 from mvx_logger.model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogLevel, LogStack
+from repetitions import often
 
 MOMENT = 1_778_596_225.000123  # 2026-05-12T14:30:25.000123Z
 
@@ -379,7 +380,7 @@ class TestJsonLines:
         assert encode_lines([]) == b""
 
     @given(events)
-    @settings(max_examples=120)
+    @settings(max_examples=often(120))
     def test_event_to_line_to_event_restores_everything(self, event: LogEvent) -> None:
         """What can be said in JSON comes back as it was."""
         line = encode_event(event)

@@ -18,6 +18,7 @@ from mvx_logger import LogEvent, LogEventMeta, LogEventOrigin
 from mvx_logger.formats.otlp import _OWN, decode_partial_success, encode_json, encode_protobuf, get_severity_number
 from mvx_logger.model import LogStack
 from preset_receivers import check_record, parse_otlp_json, read_attributes, read_value
+from repetitions import often
 
 UID = "0196f0a0-0000-8000-8000-00000000002a"
 TRACE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "span_id": "00f067aa0ba902b7", "trace_flags": "01"}
@@ -260,7 +261,7 @@ class TestRecord:
         assert (record.severity_number, record.severity_text) == (12, "NOTICE")
         assert read_attributes(record.attributes)["mvx_logger.level_no"] == 25
 
-    @settings(max_examples=150)
+    @settings(max_examples=often(150))
     @given(
         payload=st.dictionaries(
             st.text(),
