@@ -15,12 +15,13 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 
+from events import make_numbered
 from mvx_logger import AsyncioLogSink, LogEvent
 from mvx_logger.delivery.dead_letter import split_dead_letter
 from mvx_logger.delivery.spool import iter_spool
 from mvx_logger.formats.json import encode_event
 from mvx_logger.sinks.sqlite import read_events
-from replay_helpers import make_event, make_id, make_store, read_letters, read_store, replay, write_letters, write_spool
+from replay_helpers import make_id, make_store, read_letters, read_store, replay, write_letters, write_spool
 
 
 class TestSpool:
@@ -77,7 +78,7 @@ class TestDeadLetters:
         assert result.stdout == "1500 delivered\n"
         assert read_store(tmp_path / "events.db") == [(make_id(n), f"event.{n}") for n in range(1_500)]
         assert [event for _, event in read_events(str(tmp_path / "events.db"), limit=3)] == [
-            make_event(n) for n in range(3)
+            make_numbered(n) for n in range(3)
         ]
         assert os.listdir(tmp_path) == ["events.db"]
 
@@ -99,7 +100,7 @@ class TestDeadLetters:
         result = replay(tmp_path / "dead.jsonl", "--to", f"sqlite:///{tmp_path}/events.db", code=1)
         assert result.stdout == "8 delivered, 2 refused\n"
         letters = [split_dead_letter(event) for event in read_letters(tmp_path / "dead.jsonl")]
-        assert [event for event, _ in letters] == [make_event(3), make_event(7)]
+        assert [event for event, _ in letters] == [make_numbered(3), make_numbered(7)]
         for number, (_, letter) in zip((3, 7), letters, strict=True):
             assert letter is not None
             assert (letter.delivery_id, letter.sink) == (make_id(number), "ShopSink") or letter.sink == "replay"
@@ -121,7 +122,7 @@ class TestDeadLetters:
 
     def test_a_file_that_holds_other_events(self, tmp_path: Path) -> None:
         file = tmp_path / "events.jsonl"
-        file.write_bytes(encode_event(make_event(1)) + b"\n")
+        file.write_bytes(encode_event(make_numbered(1)) + b"\n")
         before = file.read_bytes()
         result = replay(file, "--to", f"sqlite:///{tmp_path}/events.db", code=1)
         assert "holds no dead letters" in result.stderr

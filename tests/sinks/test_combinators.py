@@ -11,23 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events import make_event
 from mvx_logger import selflog
 from mvx_logger.context import LogContext, LogErrorHandlingPolicy
 from mvx_logger.delivery.sink import AsyncioLogSink
 from mvx_logger.delivery.stats import LogSinkStats
 from mvx_logger.errors import LogContextUnableToLog
-from mvx_logger.model import LogEvent, LogEventMeta, LogLevel
+from mvx_logger.model import LogEvent, LogLevel
 from mvx_logger.options import check_options
 from mvx_logger.payload import LogPayloadProcessor
 from mvx_logger.protocols import LogSinkClassProto, LogSinkDescriptor, LogSinkProto
 from mvx_logger.registry import close_log_sink, configure_log_sink, reset_logger
 from mvx_logger.sinks.combinators import FallbackSink, FanOutSink, FilterSink
 from mvx_logger.sinks.memory import MemoryLogSink
-
-
-def make_event(name: str = "happened", namespace: str | None = "shop", level: int = LogLevel.INFO) -> LogEvent:
-    return LogEvent(level, LogEventMeta(namespace, name), None, 0.0, {})
-
 
 EVENT = make_event()
 

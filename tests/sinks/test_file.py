@@ -27,23 +27,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events import MOMENT, make_event
 from mvx_logger import selflog
 from mvx_logger.errors import AsyncioLogSinkOnStartingHookFailedError, LogConfigurationError
 from mvx_logger.formats.json import decode_lines
-from mvx_logger.model import LogEvent, LogEventMeta, LogException
+from mvx_logger.model import LogException
 from mvx_logger.sinks import file as file_module
 from mvx_logger.sinks.file import FileLogSink, LogFile, LoggingFileConfig, RotationPolicy
 from repetitions import often
 
-MOMENT = 1_778_596_225.0  # 2026-05-12 14:30:25 UTC
 DAY = 86400.0
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="advisory locks")
-
-
-def make_event(name: str = "app.started", *, level: int = 20, **fields: Any) -> LogEvent:
-    values: dict[str, Any] = {"event_outcome": None, "timestamp": MOMENT, "payload": {}}
-    return LogEvent(level=level, meta=LogEventMeta("shop", name), **(values | fields))
 
 
 @contextlib.contextmanager

@@ -12,18 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events import make_numbered
 from mvx_logger import guard, selflog
-from mvx_logger.model import LogEvent, LogEventMeta
+from mvx_logger.model import LogEvent
 from mvx_logger.protocols import LogSinkProto
 from mvx_logger.registry import close_log_sink, configure_log_sink, reset_logger
 from mvx_logger.sinks.memory import MemoryLogSink
 
-
-def make_event(number: int) -> LogEvent:
-    return LogEvent(20, LogEventMeta("shop", f"event.{number}"), None, float(number), {"number": number})
-
-
-EVENTS = [make_event(number) for number in range(100)]
+EVENTS = [make_numbered(number) for number in range(100)]
 
 
 def numbers(events: tuple[LogEvent, ...]) -> list[int]:
@@ -147,7 +143,7 @@ class TestConcurrency:
 
         def log(start: int) -> None:
             for number in range(start, start + 2_000):
-                sink.log(make_event(number))
+                sink.log(make_numbered(number))
 
         threads = [threading.Thread(target=log, args=(index * 10_000,)) for index in range(8)]
         for thread in threads:
@@ -174,7 +170,7 @@ class TestConcurrency:
 
         def log(start: int) -> None:
             for number in range(start, start + 5_000):
-                sink.log(make_event(number))
+                sink.log(make_numbered(number))
 
         takers = [threading.Thread(target=take, args=(into,)) for into in taken]
         loggers = [threading.Thread(target=log, args=(index * 10_000,)) for index in range(2)]
@@ -204,7 +200,7 @@ class TestConcurrency:
         try:
             for allocations in range(20):
                 gc.disable()
-                weakref.finalize(Cycle(), sink.log, make_event(allocations))
+                weakref.finalize(Cycle(), sink.log, make_numbered(allocations))
                 # So that it is the allocation of the iterator, the tuple, or another one that starts the collector.
                 gc.set_threshold(gc.get_count()[0] + allocations)
                 gc.enable()

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from events import MOMENT, make_event
 from mvx_logger import selflog
 from mvx_logger.bridge.config import sink_from_url
 from mvx_logger.errors import AsyncioLogSinkOnStartingHookFailedError, LogConfigurationError
@@ -31,8 +32,6 @@ from mvx_logger.sinks.sqlite import SqliteLogSink, SqliteStoreError, read_events
 from mvx_logger.sinks.sqlite_store import APPLICATION_ID, COLUMNS, EventStore, event_to_row, row_to_event
 from needs import needs_program
 from repetitions import often
-
-MOMENT = 1_778_596_225.000123  # 2026-05-12T14:30:25.000123Z
 
 json_values = st.recursive(
     st.none()
@@ -80,18 +79,6 @@ events = st.builds(
         via=st.lists(st.text(), max_size=2).map(tuple),
     ),
 )
-
-
-def make_event(
-    name: str = "app.started",
-    *,
-    level: int = 20,
-    namespace: str | None = "shop",
-    entity_id: str | None = None,
-    **fields: Any,
-) -> LogEvent:
-    values: dict[str, Any] = {"event_outcome": None, "timestamp": MOMENT, "payload": {}}
-    return LogEvent(level=level, meta=LogEventMeta(namespace, name, entity_id), **(values | fields))
 
 
 @contextlib.contextmanager

@@ -14,16 +14,13 @@ pytest.importorskip("click")
 
 from click.testing import CliRunner, Result
 
-from mvx_logger import LogEvent, LogEventMeta
+from events import make_numbered
+from mvx_logger import LogEvent
 from mvx_logger.cli.commands import cli
 from mvx_logger.delivery.dead_letter import make_dead_letter
 from mvx_logger.delivery.spool import Spool, iter_spool
 from mvx_logger.formats.json import decode_event, encode_event
 from mvx_logger.sinks.sqlite_store import EventStore
-
-
-def make_event(number: int) -> LogEvent:
-    return LogEvent(20, LogEventMeta("shop", f"event.{number}"), None, 1_780_000_000.0 + number, {"number": number})
 
 
 def make_id(number: int) -> str:
@@ -32,7 +29,7 @@ def make_id(number: int) -> str:
 
 def make_letter(number: int, reason: str = "refused") -> LogEvent:
     return make_dead_letter(
-        make_event(number),
+        make_numbered(number),
         reason=reason,
         error="ValueError: no",
         sink="ShopSink",
@@ -51,7 +48,7 @@ def write_spool(path: Path, count: int, *, label: str = "ShopSink", start: int =
     """What a sink of another process has left; the delivery ids."""
     spool = Spool(path, label=label)
     spool.open()
-    spool.append([make_event(number) for number in range(start, start + count)])
+    spool.append([make_numbered(number) for number in range(start, start + count)])
     spool.close()
     return [delivery_id for delivery_id, _ in iter_spool(path)]
 

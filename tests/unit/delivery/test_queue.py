@@ -6,11 +6,12 @@ import threading
 
 import pytest
 
+from events import make_numbered
 from mvx_logger.delivery import accounts as accounts_module
 from mvx_logger.delivery.accounts import MARKS, Accounts
 from mvx_logger.delivery.queue import NEVER, EventQueue
 from mvx_logger.delivery.sizes import EVENT_BYTES
-from mvx_logger.model import LogEvent, LogEventMeta
+from mvx_logger.model import LogEvent
 from waiting import wait_until
 
 
@@ -21,12 +22,8 @@ def make_queue(max_size: int = 1000, max_bytes: int = 1000 * EVENT_BYTES) -> tup
     return queue, accounts
 
 
-def make_event(number: int = 0) -> LogEvent:
-    return LogEvent(20, LogEventMeta("shop", f"event-{number}"), None, 0.0, {})
-
-
 def fill(queue: EventQueue, *excesses: int) -> list[LogEvent]:
-    events = [make_event(number) for number in range(len(excesses))]
+    events = [make_numbered(number) for number in range(len(excesses))]
     for event, excess in zip(events, excesses, strict=True):
         queue.append(event, excess)
     return events
@@ -55,7 +52,7 @@ class TestBounds:
         fits = 7 * EVENT_BYTES - 100
         assert queue.has_room(fits)
         assert not queue.has_room(fits + 1)
-        queue.append(make_event(), fits)
+        queue.append(make_numbered(0), fits)
         assert queue.count_bytes() == 10 * EVENT_BYTES
         assert queue.limit == queue.capacity == 3
         assert not queue.has_room(0)
@@ -131,7 +128,7 @@ class TestTake:
         events = fill(queue, *excesses)
         charges = dict(zip(map(id, events), excesses, strict=True))
         before = queue.count_bytes()
-        queue.append(make_event(3), 100)
+        queue.append(make_numbered(3), 100)
         taken = queue.take(3, 10**6)
         accounts.settled_own = 3  # as where a run has ended meanwhile
         queue.give_back(taken, lambda event: charges[id(event)])
@@ -212,7 +209,7 @@ class TestAges:
         assert [before for before, _ in accounts.marks] == [MARKS, 2 * MARKS]
         assert accounts.tell(len(queue.events)).latency.count == 1
         fill(queue, *[0] * (MARKS - 1))  # 32 in the queue: the next is timed again, counted from the first of all
-        queue.append(make_event(), 0)
+        queue.append(make_numbered(0), 0)
         assert accounts.marks[-1][0] == 3 * MARKS
 
     def test_the_times_of_a_long_queue_are_thinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +219,7 @@ class TestAges:
         fill(queue, *[0] * (4 * MARKS))
         queue.take(0, 10**6)
         assert [before // MARKS for before, _ in accounts.marks] == [0, 1, 2, 3]
-        queue.append(make_event(), 0)
+        queue.append(make_numbered(0), 0)
         queue.take(0, 10**6)
         assert [before // MARKS for before, _ in accounts.marks] == [0, 2, 4]
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events import MOMENT, make_event
 from mvx_logger.errors import LogConfigurationError
 from mvx_logger.formats import logfmt
 from mvx_logger.formats.json import (
@@ -35,8 +36,6 @@ from mvx_logger.formats.json import (
 from mvx_logger.formats.text import TextFormatter, event_message, event_title
 from mvx_logger.model import LogEvent, LogEventMeta, LogEventOrigin, LogException, LogLevel, LogStack
 from repetitions import often
-
-MOMENT = 1_778_596_225.000123  # 2026-05-12T14:30:25.000123Z
 
 json_values = st.recursive(
     st.none()
@@ -86,14 +85,6 @@ events = st.builds(
     stack=st.none() | st.builds(LogStack, st.text(), frames),
     origin=st.none() | origins,
 )
-
-
-def make_event(
-    name: str = "app.started", *, level: int = 20, namespace: str | None = "shop", **fields: Any
-) -> LogEvent:
-    meta = {key: fields.pop(key) for key in ("entity_id", "source_path", "source_line", "source_func") if key in fields}
-    values: dict[str, Any] = {"event_outcome": None, "timestamp": MOMENT, "payload": {}}
-    return LogEvent(level=level, meta=LogEventMeta(namespace, name, **meta), **(values | fields))
 
 
 class Hostile:
