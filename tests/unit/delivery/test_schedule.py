@@ -359,6 +359,8 @@ class TestWaits:
         schedule.decide(0.0)
         assert schedule.failed(0.0, TRANSIENT, error="down") == [Settled(0, 2, False, "retry_timeout", "down")]
         assert schedule.decide(0.0) is None
+        assert schedule.is_waiting(0.4) is True
+        assert schedule.is_waiting(0.5) is False
         schedule.begin(5)
         assert schedule.decide(0.4) == Wait(0.5)
         assert fail(schedule, 0.5) == (Attempt(0, 5), None)
