@@ -669,7 +669,9 @@ class TestRefused:
         events[13] = make_event(13, code="twice")
         events[20] = make_event(20, code="twice")
         events[25] = msgspec.structs.replace(events[25], payload={"number": 2**40})
-        with open_sink(server, HalfDone, table=table, columns=columns, dead_letter=letters, batch_max_age=1.0) as sink:
+        with open_sink(
+            server, HalfDone, table=table, columns=columns, dead_letter=letters, batch_max_age=600.0
+        ) as sink:
             for event in events:
                 sink.log(event)
             assert not sink.flush(timeout=WAIT)

@@ -399,7 +399,9 @@ class TestRefused:
         with own.connect() as client:
             client.config_set("proto-max-bulk-len", "1mb")
         letters = MemoryLogSink()
-        sink = make(port=own.port, max_event_bytes=1_000_000, dead_letter=letters, batch_max_age=0.2)
+        sink = make(
+            port=own.port, max_event_bytes=1_000_000, dead_letter=letters, batch_max_age=600.0, batch_max_size=3
+        )
         deliver(sink, make_event(0))
         for number in (1, 2, 3):
             sink.log(make_event(number, text="x" * (1_000_000 if number == 2 else 10)))

@@ -197,7 +197,7 @@ class TestAnswers:
         protocol = OtlpCollector()
         protocol.reject = ("order.3", "order.5")
         with Receiver(protocol) as receiver:
-            sink, close = create(receiver, encoding=encoding, batch_max_age=1.0)
+            sink, close = create(receiver, encoding=encoding, batch_max_age=600.0)
             for event in make_events(10):
                 sink.log(event)
             assert sink.flush(timeout=WAIT), sink.stats()
@@ -255,7 +255,7 @@ class TestAnswers:
         """Those that the specification names: the same request comes again."""
         with Receiver(OtlpCollector()) as receiver:
             receiver.script(Answer(status, b"\x12\x04busy", {"Content-Type": "application/x-protobuf"}))
-            sink, close = create(receiver, batch_max_age=1.0)
+            sink, close = create(receiver, batch_max_age=600.0)
             for event in make_events(5):
                 sink.log(event)
             assert sink.flush(timeout=WAIT), sink.stats()
@@ -274,7 +274,7 @@ class TestAnswers:
                 return Answer(status, "no") if b"order.3" in request.body else usual(request)
 
             receiver.protocol.handle = refuse  # type: ignore[method-assign]
-            sink, close = create(receiver, batch_max_age=1.0)
+            sink, close = create(receiver, batch_max_age=600.0)
             for event in make_events(8):
                 sink.log(event)
             wait_until(lambda: not sink.stats().pending, "all is settled")

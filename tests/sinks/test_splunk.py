@@ -86,7 +86,7 @@ class TestAnswers:
         """Those before it were taken, and are not sent again; it goes to the dead letters; those after it are sent again."""
         dead = MemoryLogSink()
         with Receiver(SplunkHec()) as receiver:
-            sink, close = create(receiver, index="{payload.index|main}", dead_letter=dead, batch_max_age=1.0)
+            sink, close = create(receiver, index="{payload.index|main}", dead_letter=dead, batch_max_age=600.0)
             events = make_events(30)
             for bad in (7, 20, 29):
                 events[bad] = make_event(bad, index="elsewhere")
@@ -148,7 +148,7 @@ class TestAnswers:
         """The batch is split until the event is alone."""
         with Receiver(SplunkHec()) as receiver:
             receiver.script(Answer(400, {"text": "Invalid data format", "code": 6}), 413)
-            sink, close = create(receiver, batch_max_age=1.0)
+            sink, close = create(receiver, batch_max_age=600.0)
             for event in make_events(8):
                 sink.log(event)
             assert sink.flush(timeout=WAIT), sink.stats()
