@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import leftovers
 from mvx_logger import AsyncioLogSink, LogEvent, LogEventMeta, LogSinkStats, selflog
 from waiting import wait_until as wait_until
 
@@ -23,7 +24,8 @@ def assert_accounts(stats: LogSinkStats) -> None:
 
 
 def worker_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("mvx-logger")]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("mvx-logger")]
+    return [thread for thread in threads if thread not in leftovers.abandoned]
 
 
 class Destination:

@@ -27,6 +27,8 @@ PATIENCE = 5.0
 # What a fixture of a wider scope may end while a test is torn down.
 _MAY_END = {"descriptor", "thread", "child"}
 _MISSING = "(nothing)"
+abandoned: set[threading.Thread] = set()
+"""Threads that tests have left behind: those tests have failed, and no other one shall for the same reason."""
 _before = pytest.StashKey[State]()
 _AS_MADE = {"level": 0, "handlers": (), "filters": (), "disabled": False, "propagate": True}
 # SIGALRM is pytest-timeout's.
@@ -205,5 +207,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     if _before in item.stash:
         restore_loggers(item.stash[_before])
         if found := left_behind(item.stash[_before]):
+            abandoned.update(threading.enumerate())
             pytest.fail("the test leaves behind:\n" + "\n".join(found), pytrace=False)
     return result
