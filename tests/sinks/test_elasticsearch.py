@@ -185,7 +185,7 @@ class TestAnswers:
     def test_what_a_mapping_refuses_is_dead_lettered_and_the_rest_delivered(
         self, receiver: Receiver, bulk: Bulk, make_sink: Any, tmp_path: Path
     ) -> None:
-        sink = make_sink(receiver.url, dead_letter=tmp_path / "dead.jsonl", batch_max_age=5.0)
+        sink = make_sink(receiver.url, dead_letter=tmp_path / "dead.jsonl", batch_max_age=600.0)
         events = [make_event(number, amount=1.5 if number % 7 else {"currency": "EUR"}) for number in range(1, 50)]
         log_all(sink, events)
         assert not sink.flush(WAIT)
@@ -199,7 +199,7 @@ class TestAnswers:
         assert len(receiver.requests) < 7  # nothing was split to find them
 
     def test_what_is_there_already_is_delivered(self, receiver: Receiver, bulk: Bulk, make_sink: Any) -> None:
-        sink = make_sink(receiver.url, batch_max_age=5.0)
+        sink = make_sink(receiver.url, batch_max_age=600.0)
         receiver.script(LOSE, LOSE)
         log_all(sink, make_events(20))
         assert sink.flush(WAIT), sink.stats()
@@ -269,7 +269,7 @@ class TestAnswers:
 
     def test_a_batch_that_is_too_large_is_split(self, receiver: Receiver, bulk: Bulk, make_sink: Any) -> None:
         receiver.max_body = 20_000
-        sink = make_sink(receiver.url, batch_max_age=5.0)
+        sink = make_sink(receiver.url, batch_max_age=600.0)
         log_all(sink, make_events(200))
         assert sink.flush(WAIT)
         check_arrived(bulk.read, 200, exactly_once=True)

@@ -99,7 +99,7 @@ class TestBodies:
         assert encodings == {compression}
 
     def test_an_event_that_no_encoder_takes_is_put_into_words(self, receiver: Receiver, make_sink: Any) -> None:
-        sink = make_sink(receiver.url, batch_max_age=5.0)
+        sink = make_sink(receiver.url, batch_max_age=600.0)
         log_all(sink, [make_event(0), make_event(1, text="\ud800", big=10**400), make_event(2)])
         assert sink.flush(WAIT)
         assert [record["name"] for record in receiver.protocol.records] == ["order.0", "order.1", "order.2"]
@@ -193,7 +193,7 @@ class TestAnswers:
         [301, 302, 401, 402, 403, 404, 405, 407, 408, 410, 415, 421, 425, 429, 451, 500, 501, 502, 503, 504, 599],
     )
     def test_nothing_is_lost_when_it_may_pass_later(self, receiver: Receiver, make_sink: Any, status: int) -> None:
-        sink = make_sink(receiver.url, batch_max_age=5.0)
+        sink = make_sink(receiver.url, batch_max_age=600.0)
         receiver.script(*[status] * 3)
         log_all(sink, make_events(3))
         assert sink.flush(WAIT)
@@ -229,7 +229,7 @@ class TestAnswers:
         self, receiver: Receiver, make_sink: Any
     ) -> None:
         receiver.max_body = 20_000
-        sink = make_sink(receiver.url, batch_max_age=5.0)
+        sink = make_sink(receiver.url, batch_max_age=600.0)
         log_all(sink, make_events(200))
         assert sink.flush(WAIT)
         check_arrived(receiver.protocol.read, 200, exactly_once=True)

@@ -215,7 +215,7 @@ class TestAnswers:
         protocol.reject = tuple(f"order.{number}" for number in range(5))
         dead = MemoryLogSink()
         with Receiver(protocol) as receiver:
-            sink, close = create(receiver, encoding=encoding, dead_letter=dead, batch_max_size=5, batch_max_age=5.0)
+            sink, close = create(receiver, encoding=encoding, dead_letter=dead, batch_max_size=5, batch_max_age=600.0)
             sink.log(make_event(99))
             assert sink.flush(timeout=WAIT)
             for event in make_events(5):
