@@ -1214,10 +1214,13 @@ class TestFlush:
 
 
 class TestLife:
-    SPEC: ClassVar[dict[str, Any]] = {"class": f"{__name__}.Collecting", "label": "life"}
+    @pytest.fixture(autouse=True)
+    def _describe(self, request: pytest.FixtureRequest) -> None:
+        """Handlers of one description share a sink: each test has a description of its own."""
+        self.SPEC: dict[str, Any] = {"class": f"{__name__}.Collecting", "label": request.node.name}
 
     def sinks(self) -> list[Collecting]:
-        return [sink for sink in Collecting.made if sink.label == "life"]
+        return [sink for sink in Collecting.made if sink.label == self.SPEC["label"]]
 
     def running(self) -> list[Collecting]:
         return [sink for sink in self.sinks() if sink.get_status().value == "running"]
