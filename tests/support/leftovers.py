@@ -23,7 +23,7 @@ import pytest
 State = dict[str, dict[Any, Any]]
 
 # How long a thread, a child or a connection may take to end after the test.
-PATIENCE = 5.0
+PATIENCE = 20.0
 # What a fixture of a wider scope may end while a test is torn down.
 _MAY_END = {"descriptor", "thread", "child"}
 _MISSING = "(nothing)"
