@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 import mvx_logger
 from mvx_logger import selflog
+from repetitions import IS_NIGHT
 
 # Times say little on a shared machine. The profile for CI draws the same examples in every run.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
@@ -25,7 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 # pytest-timeout raises an exception in the main thread, once for a test. One that hangs all the same (in a finalizer, which
 # swallows the exception; or when what it has left behind is cleaned up) must not cost the whole run: after so many seconds,
 # more than the timeout, the stacks of all threads are written to the standard error, and the process ends.
-LONGEST = 180.0
+LONGEST = 3_600.0 if IS_NIGHT else 180.0
 pytest_plugins = ["left_out", "leftovers", "needs"]
 _stderr = pytest.StashKey[int]()
 

@@ -6,6 +6,7 @@ import pytest
 import test_file
 import test_http_presets
 import test_sqlite
+from test_file import reports  # noqa: F401
 from test_http_presets import certificates, preset  # noqa: F401
 from test_sqlite import path  # noqa: F401
 

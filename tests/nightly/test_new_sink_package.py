@@ -19,6 +19,7 @@ def test_its_types_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     new_sink("acme-sink", "--directory", str(tmp_path / "acme"))
     if "site-packages" not in ROOT:  # mypy finds what is installed, but not by way of an import hook
         monkeypatch.setenv("MYPYPATH", ROOT)
+    monkeypatch.setenv("MYPY_CONFIG_FILE_DIR", ROOT)  # mypy sets it, and leaves it
     package = str(tmp_path / "acme" / "acme_sink")
     out, err, status = api.run(["--strict", "--no-incremental", "--follow-imports=silent", package])
     assert status == 0, out + err
