@@ -274,7 +274,7 @@ class TestAnswers:
                 return Answer(status, "no") if b"order.3" in request.body else usual(request)
 
             receiver.protocol.handle = refuse  # type: ignore[method-assign]
-            sink, close = create(receiver, batch_max_age=600.0)
+            sink, close = create(receiver, batch_max_age=600.0, batch_max_size=8)
             for event in make_events(8):
                 sink.log(event)
             wait_until(lambda: not sink.stats().pending, "all is settled")

@@ -86,7 +86,8 @@ class TestAnswers:
         """Those before it were taken, and are not sent again; it goes to the dead letters; those after it are sent again."""
         dead = MemoryLogSink()
         with Receiver(SplunkHec()) as receiver:
-            sink, close = create(receiver, index="{payload.index|main}", dead_letter=dead, batch_max_age=600.0)
+            index = "{payload.index|main}"
+            sink, close = create(receiver, index=index, dead_letter=dead, batch_max_age=600.0, batch_max_size=30)
             events = make_events(30)
             for bad in (7, 20, 29):
                 events[bad] = make_event(bad, index="elsewhere")
