@@ -274,10 +274,11 @@ class TestAnswers:
                 return Answer(status, "no") if b"order.3" in request.body else usual(request)
 
             receiver.protocol.handle = refuse  # type: ignore[method-assign]
-            sink, close = create(receiver, batch_max_age=600.0, batch_max_size=8)
+            sink, close = create(receiver)
             for event in make_events(8):
                 sink.log(event)
-            wait_until(lambda: not sink.stats().pending, "all is settled")
+            sink.flush(timeout=WAIT)
+            assert not sink.stats().pending
             close()
             assert sink.stats().dropped == {"refused": 1}
             assert sink.stats().delivered == 7

@@ -86,14 +86,13 @@ class TestAnswers:
         """Those before it were taken, and are not sent again; it goes to the dead letters; those after it are sent again."""
         dead = MemoryLogSink()
         with Receiver(SplunkHec()) as receiver:
-            index = "{payload.index|main}"
-            sink, close = create(receiver, index=index, dead_letter=dead, batch_max_age=600.0, batch_max_size=30)
+            sink, close = create(receiver, index="{payload.index|main}", dead_letter=dead)
             events = make_events(30)
             for bad in (7, 20, 29):
                 events[bad] = make_event(bad, index="elsewhere")
             for event in events:
                 sink.log(event)
-            wait_until(lambda: not sink.stats().pending, "all is settled")
+            sink.flush(timeout=WAIT)
             stats = sink.stats()
             close()
             assert stats.delivered == 27
@@ -148,13 +147,15 @@ class TestAnswers:
     def test_invalid_without_a_number(self) -> None:
         """The batch is split until the event is alone."""
         with Receiver(SplunkHec()) as receiver:
-            receiver.script(Answer(400, {"text": "Invalid data format", "code": 6}), 413)
             sink, close = create(receiver, batch_max_age=600.0)
-            for event in make_events(8):
+            sink.log(make_event(0))  # the first event after the start goes alone
+            assert sink.flush(timeout=WAIT), sink.stats()
+            receiver.script(Answer(400, {"text": "Invalid data format", "code": 6}), 413)
+            for event in make_events(8, start=1):
                 sink.log(event)
             assert sink.flush(timeout=WAIT), sink.stats()
             close()
-            assert [name for _, name in receiver.protocol.read()] == [f"order.{number}" for number in range(8)]
+            assert [name for _, name in receiver.protocol.read()] == [f"order.{number}" for number in range(9)]
 
 
 class TestAcknowledgement:
