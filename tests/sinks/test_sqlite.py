@@ -376,6 +376,9 @@ class TestDelivery:
         assert len(found) == 4 * SHARE
         for writer in range(4):
             assert [n for w, n in found if w == writer] == list(range(SHARE))
+        # SQLite keeps the log where the last ones close at the same moment: each sees the other's lock.
+        with opened(path):
+            pass
         assert not list(path.parent.glob("*-wal"))
 
     def test_two_tables_share_a_file(self, path: pathlib.Path) -> None:
