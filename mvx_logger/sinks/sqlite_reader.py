@@ -56,21 +56,21 @@ class _Query:
         if levels is not None:
             self.add(f"level IN ({', '.join('?' * len(levels))})", *levels)
         if namespace is not None:
-            self._add_namespace(namespace)
+            self._add_namespace(_as_stored(namespace))
         if event is not None:
-            self._add_pattern("event", event)
+            self._add_pattern("event", _as_stored(event))
         if entity_id is not None:
-            self.add("entity_id = ?", entity_id)
+            self.add("entity_id = ?", _as_stored(entity_id))
         if outcome is not None:
-            self.add("outcome = ?", outcome)
+            self.add("outcome = ?", _as_stored(outcome))
         if since is not None:
             self.add("timestamp >= ?", since)
         if until is not None:
             self.add("timestamp < ?", until)
         if text is not None:
-            self._add_text(text)
+            self._add_text(_as_stored(text))
         for key, value in (payload or {}).items():
-            self._add_payload(key, value)
+            self._add_payload(_as_stored(key), _as_stored(value) if isinstance(value, str) else value)
 
     def add(self, term: str, *values: Any) -> None:
         self.terms.append(f"({term})")
@@ -119,6 +119,11 @@ class _Query:
                 terms.append(f"CAST({found} AS TEXT) = ? OR ({kind} IN ('true', 'false', 'null') AND {kind} = ?)")
                 values += (path, str(value), path, path, str(value))
         self.add(f"json_valid(payload) AND ({' OR '.join(f'({term})' for term in terms)})", *values)
+
+
+def _as_stored(text: str) -> str:
+    """The text that is stored for one that is not UTF-8, and that SQLite takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _is_pattern(text: str) -> bool:

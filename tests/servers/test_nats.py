@@ -559,8 +559,8 @@ class TestTrouble:
         """Many times, under load: all is there once."""
         with Proxy(server.port) as proxy:
             sink = make_sink(servers=f"127.0.0.1:{proxy.port}")
-            survive(sink, server.read_names, proxy.drop, times=8, exactly_once=True, is_noticed=False)
-            assert proxy.connections > 8
+            survive(sink, server.read_names, proxy.interrupt, times=8, exactly_once=True, is_noticed=False)
+            assert proxy.connections >= 8
             sink.close()
 
     @pytest.mark.slow
@@ -602,7 +602,7 @@ class TestTrouble:
             survive(
                 sink,
                 listener.read_names,
-                proxy.drop if trouble == "drop" else freeze,
+                proxy.interrupt if trouble == "drop" else freeze,
                 times=5 if trouble == "drop" else 1,
                 exactly_once=False,
                 is_noticed=trouble == "freeze",

@@ -810,8 +810,8 @@ class TestTrouble:
     def test_connections_dropped(self, server: PostgresServer, table: str) -> None:
         """Connections are reset in the middle of anything."""
         with Proxy(server.port) as proxy, open_sink(proxy, table=table, batch_max_age=0.01) as sink:
-            survive(sink, make_reader(server, table), proxy.drop, exactly_once=True, times=10, is_noticed=False)
-            assert proxy.connections > 5
+            survive(sink, make_reader(server, table), proxy.interrupt, exactly_once=True, times=10, is_noticed=False)
+            assert proxy.connections >= 10
 
     def test_connections_terminated(self, server: PostgresServer, table: str) -> None:
         """An administrator ends our connections under load."""

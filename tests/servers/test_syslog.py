@@ -483,7 +483,7 @@ class TestTrouble:
         count = 2_000
         sink = make_sink(**reach(own_server, certificates)[way])
         may_be_lost: set[int] = set()
-        with Load(sink, count) as load:
+        with Load(sink, count, threads=1) as load:  # confirmed in the order of their numbers
             for number in range(2):
                 load.wait_for((number + 1) / 3)
                 retries = sink.stats().retries
@@ -570,7 +570,7 @@ class TestTrouble:
         options = reach(own_server, certificates)[way]
         with Proxy(options["port"]) as proxy:
             sink = make_sink(**{**options, "port": proxy.port})
-            with Load(sink, count) as load:
+            with Load(sink, count, threads=1) as load:  # confirmed in the order of their numbers
                 for number in range(3):
                     load.wait_for((number + 1) / 4)
                     connections = proxy.connections

@@ -1626,6 +1626,15 @@ class TestReading:
             for found in stored(filled, **wanted, limit=3):
                 assert found.payload["n"] < 3_000
 
+    def test_what_is_not_utf_8_is_found_as_it_was_stored(self, path: pathlib.Path) -> None:
+        """A lone surrogate cannot be stored; a query for it finds the events that had it."""
+        strange = "order\ud800"
+        with running(path) as sink:
+            sink.log(make_event(strange, payload={"text": strange}))
+            assert sink.flush(10)
+        for wanted in ({"event": strange}, {"text": strange}, {"payload": {"text": strange}}):
+            assert len(stored(path, **wanted)) == 1, wanted
+
     def test_a_store_is_followed_by_id(self, path: pathlib.Path) -> None:
         """What is new since the last look, and nothing twice."""
         with running(path) as sink:

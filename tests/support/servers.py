@@ -203,6 +203,10 @@ class Proxy:
         """Reset all connections; how many there were."""
         return self._run(self._drop())
 
+    def interrupt(self) -> None:
+        """Wait until a client is connected, and reset all connections."""
+        wait_until(self.drop, "a client is connected")
+
     def refuse(self, refusing: bool = True) -> None:
         """Reset each new connection at once, from now on; or no more."""
         self.is_refusing = refusing
@@ -232,6 +236,9 @@ class Proxy:
             other_reader, other_writer = await asyncio.open_connection(*self._target)
         except OSError:
             self._reset(writer)
+            return
+        if writer not in self._writers:  # dropped meanwhile
+            self._reset(other_writer)
             return
         self._writers.add(other_writer)
         # What `close` cancels is no error of the server's callback.
